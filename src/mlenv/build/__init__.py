@@ -1,0 +1,1 @@
+"""A lock and blobs to an OCI image, without a daemon."""

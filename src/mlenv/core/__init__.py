@@ -1,0 +1,1 @@
+"""Values and rules: names, specs, locks, digests, layers and image plans. Opens nothing and asks no clock."""

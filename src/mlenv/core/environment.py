@@ -1,0 +1,82 @@
+"""Environments and their versions, as the registry keeps them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from mlenv.core.reference import EnvironmentName, LabelName, VersionName
+from mlenv.core.spec import Spec
+
+
+class View(StrEnum):
+    """Which entries a list shows, in Azure's words."""
+
+    ACTIVE = "ActiveOnly"
+    ARCHIVED = "ArchivedOnly"
+    ALL = "All"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """
+    What a user hands in: a spec with the name it should have.
+
+    Attributes:
+        name: The environment's name.
+        version: The version, or None for an automatic one.
+        spec: The content.
+        description: Free text, or None.
+        tags: Free text by free text.
+        warnings: What the user should know about the files, one sentence each.
+    """
+
+    name: EnvironmentName
+    spec: Spec
+    version: VersionName | None = None
+    description: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentVersion:
+    """
+    One immutable spec under a name. Only description, tags and archived ever change.
+
+    Attributes:
+        archived: This version is hidden from lists by itself, or its environment is archived. Still usable.
+        created_at, modified_at: UTC.
+    """
+
+    name: EnvironmentName
+    version: VersionName
+    spec: Spec
+    description: str | None
+    tags: Mapping[str, str]
+    archived: bool
+    created_at: datetime
+    modified_at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """
+    A name, with what is known of it as a whole.
+
+    Attributes:
+        latest_version: The version created last, archived or not; None only while there is none.
+        next_version: What an automatic version would be.
+        labels: Movable pointers, without the computed `latest`.
+    """
+
+    name: EnvironmentName
+    latest_version: VersionName | None
+    next_version: VersionName
+    archived: bool
+    labels: Mapping[LabelName, VersionName]
+    created_at: datetime
+    modified_at: datetime

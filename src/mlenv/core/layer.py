@@ -1,0 +1,113 @@
+"""Which layers an image is made of, and by what each is known before it exists."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from mlenv.core.digest import Digest
+from mlenv.core.lock import LockedPackage
+from mlenv.core.spec import canonical_json
+
+#: Changes whenever the bytes of a layer could, so that layers made by an older recipe are not taken for new ones.
+RECIPE: Final = 1
+#: Where the environment lives in every image.
+PREFIX: Final = "/opt/env"
+#: The time stamp of every file: 2020-01-01T00:00:00Z, in seconds. Not 0, which zip and some tools can't hold.
+MTIME: Final = 1577836800
+#: Wheels of at least this many bytes have a layer of their own; the others share buckets.
+HEAVY: Final = 8_000_000
+#: How many buckets the others share. A package's name decides its bucket, so that a change touches one.
+BUCKETS: Final = 8
+#: More heavy wheels than this also go to buckets: overlay file systems stop at 127 layers.
+HEAVY_LIMIT: Final = 64
+
+
+class Compression(StrEnum):
+    """How layer blobs are compressed (image-spec, layer.md, media types)."""
+
+    ZSTD = "zstd"
+    GZIP = "gzip"
+
+    @property
+    def media_type(self) -> str:
+        """The OCI media type of a layer so compressed."""
+        return f"application/vnd.oci.image.layer.v1.tar+{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecipe:
+    """
+    Everything but the wheels that decides a layer's bytes.
+
+    Attributes:
+        python: The minor version, `3.11`: it names `site-packages`.
+        bytecode: The full version of the interpreter whose bytecode is included, `3.11.2`; None for no bytecode.
+        compression: How the blob is compressed.
+        prefix: Where the files live in the image.
+    """
+
+    python: str
+    bytecode: str | None
+    compression: Compression = Compression.ZSTD
+    prefix: str = PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """One layer to be: its packages, sorted by name."""
+
+    title: str
+    packages: tuple[LockedPackage, ...]
+
+    def key(self, recipe: LayerRecipe) -> Digest:
+        """By what the finished layer is remembered: the recipe and the wheels, and nothing of this machine."""
+        content = {
+            "recipe": RECIPE,
+            "mtime": MTIME,
+            "python": recipe.python,
+            "bytecode": recipe.bytecode,
+            "compression": recipe.compression.value,
+            "prefix": recipe.prefix,
+            "wheels": [[each.artifact.filename, each.artifact.digest.hex, each.requested] for each in self.packages],
+        }
+        return Digest.of(canonical_json(content).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """
+    A finished layer.
+
+    Attributes:
+        digest: Of the blob as stored.
+        diff_id: Of the tar inside it.
+        size: Of the blob, in bytes.
+        media_type: The blob's OCI media type.
+    """
+
+    digest: Digest
+    diff_id: Digest
+    size: int
+    media_type: str
+
+
+def plan_layers(packages: Iterable[LockedPackage]) -> tuple[LayerPlan, ...]:
+    """
+    Group packages into layers, from the lowest to the highest.
+
+    Heavy wheels come first, alone and by name; then the buckets. Only names and the sizes in the lock decide, so two
+    environments agree on every layer whose packages they share.
+    """
+    ordered = sorted(packages, key=lambda each: each.name)
+    heavy = [each for each in ordered if each.artifact.size >= HEAVY]
+    alone = {each.name for each in heavy} if len(heavy) <= HEAVY_LIMIT else set()
+    plans = [LayerPlan(each.name, (each,)) for each in ordered if each.name in alone]
+    buckets: dict[int, list[LockedPackage]] = {}
+    for each in ordered:
+        if each.name not in alone:
+            bucket = int.from_bytes(hashlib.sha256(each.name.encode()).digest()[:8], "big") % BUCKETS
+            buckets.setdefault(bucket, []).append(each)
+    plans += [LayerPlan(f"bucket {number}", tuple(buckets[number])) for number in sorted(buckets)]
+    return tuple(plans)

@@ -1,0 +1,216 @@
+"""A spec resolved for one platform, to exact bytes, and its form on disk: `pylock.toml` (PEP 751)."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from mlenv.core.digest import Digest
+from mlenv.core.platform import Glibc, Platform, Target
+from mlenv.errors import InvalidInput
+
+_LOCK_VERSION: Final = "1.0"
+#: The version of what `[tool.mlenv]` holds.
+_FORMAT: Final = 1
+
+
+class InvalidLock(InvalidInput):
+    """Text that should be a lock, and is not, or is one that nothing can be installed from."""
+
+    hint = "make it anew with `mlenv environment lock`, or with a tool that writes PEP 751"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """
+    One file that is installed.
+
+    Attributes:
+        filename: Its name: `numpy-2.1.0-cp311-cp311-manylinux_2_28_x86_64.whl`.
+        size: In bytes.
+        digest: Its sha256.
+        url: Where it came from, without credentials; None if it was built here and only the store has it.
+    """
+
+    filename: str
+    size: int
+    digest: Digest
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LockedPackage:
+    """
+    One package at one version.
+
+    Attributes:
+        name: Normalised (PEP 503).
+        version: As PEP 440 writes it.
+        artifact: The wheel.
+        requires: Names of the locked packages it needs, sorted.
+        requested: Whether the user asked for it by name (PEP 376, `REQUESTED`).
+        built_from: The source that the wheel was built from here, or None.
+    """
+
+    name: str
+    version: str
+    artifact: Artifact
+    requires: tuple[str, ...] = ()
+    requested: bool = False
+    built_from: Artifact | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """
+    A spec resolved for one platform.
+
+    Attributes:
+        target: What it was resolved for.
+        packages: Sorted by name; one version of each.
+        resolver: What resolved it: `uv 0.9.0`.
+        base: The base image it was resolved for, or None if that was not at hand and `target.glibc` is assumed.
+        as_of: The index is taken as it stood at this time (RFC 3339), or None for now.
+        bytecode: Whether images hold compiled bytecode.
+    """
+
+    target: Target
+    packages: tuple[LockedPackage, ...]
+    resolver: str
+    base: Digest | None = None
+    as_of: str | None = None
+    bytecode: bool = True
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.packages]
+        if names != sorted(set(names)):
+            raise InvalidLock("the packages of a lock are sorted by name, one version of each")
+
+    @property
+    def digest(self) -> Digest:
+        """The name of this lock: of its `pylock.toml` bytes."""
+        return Digest.of(self.to_pylock().encode())
+
+    @property
+    def size(self) -> int:
+        """Bytes to download in all."""
+        return sum(each.artifact.size for each in self.packages)
+
+    def package(self, name: str) -> LockedPackage | None:
+        """The package of that normalised name, if it is locked."""
+        return next((each for each in self.packages if each.name == name), None)
+
+    def to_pylock(self) -> str:
+        """The lock as `pylock.toml` text: the same lock gives the same text."""
+        import tomli_w
+
+        document: dict[str, Any] = {
+            "lock-version": _LOCK_VERSION,
+            "environments": [_marker(self.target)],
+            "requires-python": f"=={self.target.python_minor}.*",
+            "created-by": "mlenv",
+            "packages": [_package_to_dict(each) for each in self.packages],
+            "tool": {"mlenv": self._tool()},
+        }
+        return tomli_w.dumps(document)
+
+    def _tool(self) -> dict[str, Any]:
+        tool: dict[str, Any] = {
+            "format": _FORMAT,
+            "platform": str(self.target.platform),
+            "python": self.target.python,
+            "resolver": self.resolver,
+            "bytecode": self.bytecode,
+        }
+        optional = {"glibc": self.target.glibc, "base": self.base, "as-of": self.as_of}
+        return tool | {key: str(value) for key, value in optional.items() if value is not None}
+
+    @classmethod
+    def from_pylock(cls, text: str) -> Self:
+        """
+        Read what `to_pylock` wrote.
+
+        Raises:
+            InvalidLock: It is not TOML, not PEP 751, or was not written by mlenv.
+        """
+        try:
+            document = tomllib.loads(text)
+            tool = document["tool"]["mlenv"]
+            if document["lock-version"] != _LOCK_VERSION or tool["format"] != _FORMAT:
+                raise InvalidLock(
+                    f"this lock has version {document['lock-version']!r}, format {tool['format']!r}; "
+                    f"expected {_LOCK_VERSION!r} and {_FORMAT!r}"
+                )
+            return cls(
+                target=Target(
+                    platform=Platform.parse(tool["platform"]),
+                    python=tool["python"],
+                    glibc=Glibc.parse(tool["glibc"]) if "glibc" in tool else None,
+                ),
+                packages=tuple(_package_from_dict(each) for each in document["packages"]),
+                resolver=tool["resolver"],
+                base=Digest.parse(tool["base"]) if "base" in tool else None,
+                as_of=tool.get("as-of"),
+                bytecode=tool["bytecode"],
+            )
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidLock(f"a lock that is not TOML: {error}") from error
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise InvalidLock(f"a lock without what mlenv needs: {error!r}") from error
+
+
+def _marker(target: Target) -> str:
+    system = {"linux": "linux", "darwin": "darwin", "windows": "win32"}[target.platform.os]
+    machine = {"linux": target.platform.machine, "darwin": "arm64", "windows": "AMD64"}[target.platform.os]
+    if target.platform.architecture == "amd64" and target.platform.os == "darwin":
+        machine = "x86_64"
+    if target.platform.architecture == "arm64" and target.platform.os == "windows":
+        machine = "ARM64"
+    return f"sys_platform == '{system}' and platform_machine == '{machine}'"
+
+
+def _package_to_dict(package: LockedPackage) -> dict[str, Any]:
+    """One `[[packages]]` (PEP 751, "packages"); our own facts under `packages.tool`."""
+    document: dict[str, Any] = {"name": package.name, "version": package.version}
+    if package.requires:
+        document["dependencies"] = [{"name": name} for name in package.requires]
+    document["wheels"] = [_artifact_to_dict(package.artifact)]
+    tool: dict[str, Any] = {}
+    if package.requested:
+        tool["requested"] = True
+    if package.built_from:
+        tool["built-from"] = _artifact_to_dict(package.built_from)
+    if tool:
+        document["tool"] = {"mlenv": tool}
+    return document
+
+
+def _package_from_dict(document: Mapping[str, Any]) -> LockedPackage:
+    tool = document.get("tool", {}).get("mlenv", {})
+    return LockedPackage(
+        name=document["name"],
+        version=document["version"],
+        artifact=_artifact_from_dict(document["wheels"][0]),
+        requires=tuple(each["name"] for each in document.get("dependencies", ())),
+        requested=tool.get("requested", False),
+        built_from=_artifact_from_dict(tool["built-from"]) if "built-from" in tool else None,
+    )
+
+
+def _artifact_to_dict(artifact: Artifact) -> dict[str, Any]:
+    place = {"path": f"./{artifact.filename}"} if artifact.url is None else {"url": artifact.url}
+    return {
+        "name": artifact.filename,
+        **place,
+        "size": artifact.size,
+        "hashes": {"sha256": artifact.digest.hex},
+    }
+
+
+def _artifact_from_dict(document: Mapping[str, Any]) -> Artifact:
+    return Artifact(
+        filename=document["name"],
+        size=document["size"],
+        digest=Digest.parse(f"sha256:{document['hashes']['sha256']}"),
+        url=document.get("url"),
+    )

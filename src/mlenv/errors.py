@@ -1,0 +1,41 @@
+"""
+The error tree.
+
+    MlenvError
+    ├── InvalidInput   what came in is wrong: a file, a reference, an archive, an option
+    ├── NotFound       what was asked for is not there
+    ├── Conflict       what is there says otherwise
+    └── Unavailable    something outside did not answer, or refused
+
+A leaf sits beside the code that raises it, keeps its facts as attributes and may carry a `hint`. Several faults at
+once are one `ExceptionGroup` of leaves.
+"""
+
+
+class MlenvError(Exception):
+    """
+    The root: everything that mlenv raises on purpose.
+
+    Attributes:
+        hint: What the user can do about it, one imperative sentence, or None.
+        detail: A longer explanation, shown with `--verbose` only, or None.
+    """
+
+    hint: str | None = None
+    detail: str | None = None
+
+
+class InvalidInput(MlenvError):
+    """What came in is wrong: a file, a reference, an archive, an option."""
+
+
+class NotFound(MlenvError):
+    """What was asked for is not there."""
+
+
+class Conflict(MlenvError):
+    """What is there says otherwise."""
+
+
+class Unavailable(MlenvError):
+    """Something outside did not answer, or refused."""

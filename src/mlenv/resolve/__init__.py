@@ -1,0 +1,1 @@
+"""Requirements and index facts to packages at exact bytes."""

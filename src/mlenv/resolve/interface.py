@@ -1,0 +1,88 @@
+"""What every resolver takes and gives. There is one for pip; the one for conda has the same shape."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from mlenv.core.digest import Digest
+from mlenv.core.lock import Artifact, LockedPackage
+from mlenv.core.platform import Target
+from mlenv.core.progress import Progress
+from mlenv.core.spec import PUBLIC, Requirement, Sources
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveRequest:
+    """
+    What is asked of a resolver.
+
+    Attributes:
+        requirements: What the user asked for, in the user's own lines.
+        target: What it must run on.
+        seeds: What mlenv adds (`pip`, `setuptools`): no user's line is to blame for these, and a user's line about
+            the same package replaces them.
+        constraints: Bounds that ask for nothing.
+        sources: Indexes.
+        allow_source: Normalised names that may be built from source.
+        allow_source_auto: Any package without a wheel may be; each is reported.
+        prereleases: Pre-releases may be chosen for every package.
+        as_of: Files uploaded later are not seen (UTC), or None.
+    """
+
+    requirements: tuple[Requirement, ...]
+    target: Target
+    seeds: tuple[Requirement, ...] = ()
+    constraints: tuple[Requirement, ...] = ()
+    sources: Sources = PUBLIC
+    allow_source: frozenset[str] = frozenset()
+    allow_source_auto: bool = False
+    prereleases: bool = False
+    as_of: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """
+    What a resolver found.
+
+    Attributes:
+        packages: Sorted by name.
+        resolver: Its name and version: `uv 0.9.0`.
+        built: Wheels that were built here, by digest; the files are the caller's to keep, and vanish with the
+            resolver's working directory.
+    """
+
+    packages: tuple[LockedPackage, ...]
+    resolver: str
+    built: Mapping[Digest, Path]
+
+
+class Resolver(Protocol):
+    """Turns requirements into packages."""
+
+    def resolve(self, request: ResolveRequest, *, workdir: Path, progress: Progress) -> Resolution:
+        """
+        Resolve, using `workdir` (an empty directory that the caller removes) for whatever is made on the way.
+
+        Raises:
+            ResolutionFailed: There is no answer; a subclass says which kind of failure, culprit first.
+            Unavailable: An index did not answer, or refused.
+        """
+
+
+class Fetcher(Protocol):
+    """Brings artifacts from where a lock says they are."""
+
+    def fetch(self, artifact: Artifact, sources: Sources) -> Iterator[bytes]:
+        """
+        The artifact's bytes as they come, unchecked: the caller checks size and digest.
+
+        Args:
+            artifact: What to bring; its `url` is set.
+            sources: The spec's indexes, by which credentials are found.
+
+        Raises:
+            Unavailable: It is not there, or credentials were refused, or nothing came within the timeout.
+        """

@@ -1,0 +1,1 @@
+"""Locked environments to running processes: materialised on this machine, or in a container."""

@@ -1,0 +1,1 @@
+"""Use cases, written against Protocols: register, lock, build, run, check."""
