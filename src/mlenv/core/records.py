@@ -1,0 +1,103 @@
+"""What the registry remembers of work done: builds, images, and uses of environments."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from mlenv.core.digest import Digest
+from mlenv.core.layer import Compression
+from mlenv.core.platform import Platform
+from mlenv.core.reference import EnvironmentName, VersionName
+
+
+class BuildStatus(StrEnum):
+    """Where a build stands."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class TimedStep:
+    """One finished step of a build: its title, how long it took in seconds, and what came of it in a few words."""
+
+    title: str
+    seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKey:
+    """
+    What decides an image to the bit.
+
+    Attributes:
+        lock: The lock's digest.
+        base: The base image's manifest digest.
+        spec: The spec's digest: variables and labels come from it.
+        compression: Of the layers that are added.
+    """
+
+    lock: Digest
+    base: Digest
+    spec: Digest
+    compression: Compression
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRecord:
+    """
+    One attempt to turn a lock into an image.
+
+    Attributes:
+        id: Opaque.
+        platform: What it was built for.
+        image: The manifest's digest, once it succeeded.
+        error: One line, if it failed.
+        steps: Finished steps, in order.
+        started_at, ended_at: UTC.
+    """
+
+    id: str
+    name: EnvironmentName
+    version: VersionName
+    platform: Platform
+    status: BuildStatus
+    started_at: datetime
+    ended_at: datetime | None = None
+    image: Digest | None = None
+    error: str | None = None
+    steps: tuple[TimedStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UseRecord:
+    """
+    One use of a version: the lineage.
+
+    Attributes:
+        id: Opaque.
+        kind: What used it: `run`, `shell`, `kernel`.
+        engine: `local` or `container`.
+        lock: The lock it ran on.
+        image: The image it ran in, if it did.
+        command: What was run, as given.
+        user, host: Who, and where.
+        exit_code: How it ended; None while it runs, or if its end was never seen.
+        started_at, ended_at: UTC.
+    """
+
+    id: str
+    name: EnvironmentName
+    version: VersionName
+    kind: str
+    engine: str
+    lock: Digest
+    command: tuple[str, ...]
+    user: str
+    host: str
+    started_at: datetime
+    image: Digest | None = None
+    exit_code: int | None = None
+    ended_at: datetime | None = None

@@ -1,0 +1,119 @@
+"""What the use cases need of a store. `mlenv.store.sql.SqlRegistry` is the one there is; tests use `mlenv.store.memory`."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Protocol
+
+from mlenv.core.digest import Digest
+from mlenv.core.environment import Definition, Environment, EnvironmentVersion, View
+from mlenv.core.facts import BaseFacts
+from mlenv.core.image import Descriptor
+from mlenv.core.layer import Layer
+from mlenv.core.platform import Platform
+from mlenv.core.records import BuildRecord, ImageKey, UseRecord
+from mlenv.core.reference import EnvironmentName, LabelName, VersionName
+
+
+class Registry(Protocol):
+    """
+    Rows. Every method is one transaction, safe under several processes at once.
+
+    Lists are paged: `after` is the last key of the page before, `limit` the most rows in one.
+    """
+
+    # Environments and versions.
+    def add_version(self, definition: Definition, *, now: datetime) -> tuple[EnvironmentVersion, bool]:
+        """
+        Register a definition; an automatic version is chosen in the same transaction.
+
+        An automatic version of content equal to the latest version's is that version (a no-op), as Azure's client has
+        it. Equal content under a named version updates description and tags, and restores it if it was archived.
+
+        Returns:
+            The version, and whether it is new.
+
+        Raises:
+            VersionConflict: That version exists with other content; it carries both specs.
+        """
+
+    def version(self, name: EnvironmentName, version: VersionName) -> EnvironmentVersion:
+        """One version. Raises `VersionNotFound`, with near names and what versions there are."""
+
+    def environment(self, name: EnvironmentName) -> Environment:
+        """One environment. Raises `EnvironmentNotFound`, with near names."""
+
+    def environments(self, view: View, *, limit: int, after: str | None = None) -> list[Environment]:
+        """Environments by name."""
+
+    def versions(
+        self, name: EnvironmentName, view: View, *, limit: int, after: str | None = None
+    ) -> list[EnvironmentVersion]:
+        """Versions of one environment, the newest first. Raises `EnvironmentNotFound`."""
+
+    def update_version(
+        self,
+        name: EnvironmentName,
+        version: VersionName,
+        *,
+        now: datetime,
+        description: str | None,
+        tags: Mapping[str, str],
+        archived: bool,
+    ) -> EnvironmentVersion:
+        """Set what may change. Raises `VersionNotFound`, or `EnvironmentArchived` when restoring under an archived name."""
+
+    def set_archived(self, name: EnvironmentName, archived: bool, *, now: datetime) -> Environment:
+        """Archive or restore an environment with all its versions. Raises `EnvironmentNotFound`."""
+
+    def set_label(self, name: EnvironmentName, label: LabelName, version: VersionName, *, now: datetime) -> None:
+        """Point a label at a version, keeping its history. Raises `VersionNotFound`; `latest` can't be set."""
+
+    # Locks: one per version and platform, never replaced.
+    def lock_of(self, name: EnvironmentName, version: VersionName, platform: Platform) -> Digest | None:
+        """The lock's blob, or None."""
+
+    def add_lock(
+        self, name: EnvironmentName, version: VersionName, platform: Platform, lock: Digest, *, now: datetime
+    ) -> Digest:
+        """Name a lock whose blob is stored. The first one stays, and is what is returned."""
+
+    # Images, layers and bases.
+    def layer(self, key: Digest) -> Layer | None:
+        """A finished layer by its key."""
+
+    def add_layer(self, key: Digest, layer: Layer) -> None:
+        """Remember a finished layer. The first one stays."""
+
+    def image_of(self, key: ImageKey) -> Descriptor | None:
+        """The image's manifest, or None."""
+
+    def add_image(self, key: ImageKey, manifest: Descriptor, *, now: datetime) -> None:
+        """Name an image whose manifest and blobs are stored. The first one stays."""
+
+    def base(self, name: str) -> Digest | None:
+        """The manifest that a base image's name points at here, or None."""
+
+    def bases(self) -> Mapping[str, Digest]:
+        """All base names, sorted."""
+
+    def set_base(self, name: str, manifest: Digest, *, now: datetime) -> None:
+        """Point a base image's name at a manifest that is stored."""
+
+    def facts(self, manifest: Digest) -> BaseFacts | None:
+        """What was read from a base, or None."""
+
+    def add_facts(self, facts: BaseFacts) -> None:
+        """Remember what was read from a base."""
+
+    # Builds and uses.
+    def save_build(self, build: BuildRecord) -> None:
+        """Insert or replace a build by its id."""
+
+    def builds(self, name: EnvironmentName, version: VersionName) -> list[BuildRecord]:
+        """Builds of a version, the newest first."""
+
+    def save_use(self, use: UseRecord) -> None:
+        """Insert or replace a use by its id."""
+
+    def uses(self, name: EnvironmentName, version: VersionName | None = None, *, limit: int) -> list[UseRecord]:
+        """Uses, the newest first."""
