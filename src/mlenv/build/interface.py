@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlenv.core.digest import Digest
+from mlenv.core.image import Descriptor
 from mlenv.core.layer import Layer
 
 
@@ -62,3 +63,10 @@ class LayerCache(Protocol):
 
     def put(self, key: Digest, layer: Layer) -> None:
         """Remember a layer whose blob is stored. The first one stays."""
+
+
+class ImageNames(Protocol):
+    """Names for images in an OCI image layout, so that other tools find them (image-spec, image-layout.md)."""
+
+    def set_name(self, name: str, manifest: Descriptor) -> None:
+        """Point a name at a stored manifest, atomically."""

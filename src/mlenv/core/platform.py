@@ -87,7 +87,7 @@ class Target:
 
     Attributes:
         platform: Operating system and architecture.
-        python: CPython's version, `3.11` or, when a patch release is asked for or known, `3.11.2`.
+        python: CPython's full version: `3.11.2`.
         glibc: The newest glibc a wheel may need; None except on Linux.
     """
 

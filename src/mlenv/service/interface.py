@@ -1,6 +1,7 @@
 """What the use cases need of a store. `mlenv.store.sql.SqlRegistry` is the one there is; tests use `mlenv.store.memory`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
@@ -12,6 +13,12 @@ from mlenv.core.layer import Layer
 from mlenv.core.platform import Platform
 from mlenv.core.records import BuildRecord, ImageKey, UseRecord
 from mlenv.core.reference import EnvironmentName, LabelName, VersionName
+
+#: The time now, UTC.
+Clock = Callable[[], datetime]
+
+#: Holds a named lock against other processes and threads while its context lasts: `exclusive("lock-iris-1")`.
+Exclusive = Callable[[str], AbstractContextManager[None]]
 
 
 class Registry(Protocol):

@@ -1,0 +1,28 @@
+"""Names of images as people write them, and in full, as docker and podman understand both."""
+
+import re
+from typing import Final
+
+_DEFAULT_HOST: Final = "docker.io"
+_TRANSPORTS: Final = ("oci:", "oci-archive:", "docker-archive:")
+
+
+def is_file_source(text: str) -> bool:
+    """Whether the text names an image on disk with a transport (containers-transports(5)), not one in a registry."""
+    return text.startswith(_TRANSPORTS)
+
+
+def full_name(text: str) -> str:
+    """
+    The name in full: `debian:bookworm` is `docker.io/library/debian:bookworm`, `x/y` is `docker.io/x/y:latest`.
+
+    The rule is that of the distribution reference grammar: the first part is a host if it has a `.` or `:`, or is
+    `localhost`. A digest is kept as it is.
+    """
+    name, at, digest = text.partition("@")
+    first, slash, _ = name.partition("/")
+    if not slash or not (re.search(r"[.:]", first) or first == "localhost"):
+        name = f"{_DEFAULT_HOST}/{name}" if slash else f"{_DEFAULT_HOST}/library/{name}"
+    if not at and ":" not in name.rpartition("/")[2]:
+        name += ":latest"
+    return name + at + digest

@@ -1,0 +1,246 @@
+"""A version becomes a lock, once per platform."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mlenv.build.interface import Blobs
+from mlenv.core.conda_spec import to_pip_requirement
+from mlenv.core.digest import Digest
+from mlenv.core.environment import EnvironmentVersion
+from mlenv.core.lock import Lock
+from mlenv.core.platform import GLIBC_FLOOR, Platform, Target
+from mlenv.core.progress import Progress
+from mlenv.core.pylock_select import select_pylock
+from mlenv.core.python_version import choose, without_offer
+from mlenv.core.spec import Requirement, Spec
+from mlenv.errors import Conflict, InvalidInput
+from mlenv.faults import reach
+from mlenv.resolve.interface import Resolver, ResolveRequest
+from mlenv.service.bases import Base, Bases
+from mlenv.service.interface import Clock, Exclusive, Registry
+
+
+class NeedsConda(InvalidInput):
+    """A conda file that asks for packages which only conda has."""
+
+    hint = "take these from PyPI in the `pip:` section instead, where they have a counterpart there"
+
+    def __init__(self, packages: Sequence[Requirement]) -> None:
+        lines = "".join(f"\n  {each}" for each in packages)
+        super().__init__(f"{len(packages)} conda packages, which mlenv can't lock yet:{lines}")
+        self.packages = tuple(packages)
+
+
+class NoPythonKnown(InvalidInput):
+    """Nothing says which Python to lock for, or no Python is as the spec asks."""
+
+    hint = "ask for one with `python: \"3.11\"` in the environment file"
+
+
+class LockDiffers(Conflict):
+    """A lock is there already, made with other options than those asked for now."""
+
+    hint = "a version is locked once: create a new version to lock it in another way"
+
+
+class DockerfileNotBuilt(InvalidInput):
+    """A version that is defined by a Dockerfile, which is for a builder to run."""
+
+    hint = "define it by `image` and `conda_file` or `requirements`; building Dockerfile contexts is not there yet"
+
+
+@dataclass(frozen=True, slots=True)
+class LockOptions:
+    """
+    How a lock is made.
+
+    Attributes:
+        allow_source: Packages that may be built from source, besides those in the spec.
+        allow_source_auto: Any package that has no wheel may be.
+        as_of: The index is taken as it stood then (UTC).
+        bytecode: Whether images hold compiled bytecode.
+    """
+
+    allow_source: tuple[str, ...] = ()
+    allow_source_auto: bool = False
+    as_of: datetime | None = None
+    bytecode: bool = True
+
+
+DEFAULT_OPTIONS = LockOptions()
+
+
+class Locking:
+    """Makes locks, and finds those that were made."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        blobs: Blobs,
+        bases: Bases,
+        resolver: Resolver,
+        *,
+        host_pythons: Callable[[], Sequence[str]],
+        host_platform: Platform,
+        exclusive: Exclusive,
+        workdir: Path,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._bases = bases
+        self._resolver = resolver
+        self._host_pythons = host_pythons
+        self._host_platform = host_platform
+        self._exclusive = exclusive
+        self._workdir = workdir
+        self._clock = clock
+
+    def find(self, version: EnvironmentVersion, platform: Platform) -> Lock | None:
+        """The lock of a version for a platform, if one was made."""
+        digest = self._registry.lock_of(version.name, version.version, platform)
+        return None if digest is None else self._read(digest)
+
+    def lock(
+        self,
+        version: EnvironmentVersion,
+        platform: Platform,
+        options: LockOptions | None = None,
+        *,
+        progress: Progress,
+    ) -> Lock:
+        """
+        The lock of a version for a platform: the one that was made, or else one made now.
+
+        Args:
+            options: How to make it; None takes whatever lock there is.
+
+        Raises:
+            LockDiffers: A lock was made already, with other options than these.
+            NeedsConda, DockerfileNotBuilt, NoPythonKnown: The spec can't be locked.
+            ResolutionFailed: Its requirements have no answer.
+            Unavailable: An index did not answer.
+        """
+        found = self.find(version, platform)
+        if found is None:
+            with self._exclusive(f"lock-{version.name}-{version.version}-{platform}"):
+                found = self.find(version, platform)
+                if found is None:
+                    return self._make(version, platform, options or DEFAULT_OPTIONS, progress)
+        if options is not None:
+            _check_same(version, found, options)
+        return found
+
+    def _make(
+        self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress
+    ) -> Lock:
+        spec = version.spec
+        if spec.build is not None:
+            raise DockerfileNotBuilt(f"{version} is defined by {spec.build.dockerfile_path} in {spec.build.path}")
+        if spec.conda and spec.conda.needs_conda:
+            raise NeedsConda(spec.conda.needs_conda)
+        base = self._base_of(spec, platform, progress)
+        target = self._target(spec, platform, base, progress)
+        lock = self._resolve(spec, target, base, options, progress)
+        data = lock.to_pylock().encode()
+        self._blobs.put([data], digest=lock.digest, size=len(data), what="pylock.toml")
+        reach("lock.written")
+        kept = self._registry.add_lock(version.name, version.version, platform, lock.digest, now=self._clock())
+        reach("lock.named")
+        return lock if kept == lock.digest else self._read(kept)
+
+    def _read(self, digest: Digest) -> Lock:
+        return Lock.from_pylock(self._blobs.read(digest).decode())
+
+    def _base_of(self, spec: Spec, platform: Platform, progress: Progress) -> Base | None:
+        if spec.image is None or platform.os != "linux":
+            return None
+        return self._bases.find(spec.image, platform, progress=progress)
+
+    def _target(self, spec: Spec, platform: Platform, base: Base | None, progress: Progress) -> Target:
+        wanted = spec.conda.python if spec.conda and spec.conda.python else spec.python
+        offers = [each.version for each in base.facts.pythons] if base else []
+        python = choose(wanted, offers)
+        if python is None and base is not None:
+            had = ", ".join(offers) or "no Python"
+            progress.warn(f"{spec.image} has {had}, the spec asks for Python {wanted or 'of any version'}")
+        if python is None and platform == self._host_platform:
+            python = choose(wanted, self._host_pythons())
+        python = python or without_offer(wanted)
+        if python is None and wanted is None:
+            python = choose(None, self._host_pythons())
+        if python is None:
+            raise NoPythonKnown(f"no Python to lock for: asked for {wanted or 'any'}, none was found")
+        glibc = None
+        if platform.os == "linux":
+            glibc = base.facts.glibc if base and base.facts.glibc else GLIBC_FLOOR
+        return Target(platform, python, glibc)
+
+    def _resolve(
+        self, spec: Spec, target: Target, base: Base | None, options: LockOptions, progress: Progress
+    ) -> Lock:
+        if spec.pylock is not None:
+            packages, resolver = select_pylock(spec.pylock, target), "pylock.toml"
+        elif not spec.has_dependencies:
+            packages, resolver = (), "none"
+        else:
+            requirements, seeds = _asked(spec, target)
+            request = ResolveRequest(
+                requirements=requirements,
+                seeds=seeds,
+                target=target,
+                constraints=spec.constraints,
+                sources=spec.sources,
+                allow_source=frozenset(spec.allow_source) | frozenset(options.allow_source),
+                allow_source_auto=options.allow_source_auto,
+                prereleases=spec.prereleases,
+                as_of=options.as_of,
+            )
+            with TemporaryDirectory(dir=self._workdir, prefix="resolve-") as workdir:
+                resolution = self._resolver.resolve(request, workdir=Path(workdir), progress=progress)
+                for digest, path in resolution.built.items():
+                    self._keep(digest, path)
+            packages, resolver = resolution.packages, resolution.resolver
+        return Lock(
+            target=target,
+            packages=packages,
+            resolver=resolver,
+            base=base.image.manifest.digest if base else None,
+            as_of=options.as_of.isoformat().replace("+00:00", "Z") if options.as_of else None,
+            bytecode=options.bytecode,
+        )
+
+    def _keep(self, digest: Digest, path: Path) -> None:
+        with path.open("rb") as file:
+            chunks = iter(lambda: file.read(1 << 20), b"")
+            self._blobs.put(chunks, digest=digest, size=path.stat().st_size, what=path.name)
+
+
+def _asked(spec: Spec, target: Target) -> tuple[tuple[Requirement, ...], tuple[Requirement, ...]]:
+    """
+    What to resolve, and what to add on our own account.
+
+    A virtual environment has pip. conda's pip brings setuptools and wheel, too, up to Python 3.12; and setuptools
+    stays below 81, the last to hold `pkg_resources`, which much published code imports.
+    """
+    seeds = [Requirement("pip")]
+    if spec.conda is None:
+        return spec.pip_requirements, tuple(seeds)
+    if tuple(map(int, target.python_minor.split("."))) <= (3, 12):
+        seeds += [Requirement("setuptools<81"), Requirement("wheel")]
+    named = [each for each in spec.conda.packages if each not in spec.conda.needs_conda]
+    return (*map(to_pip_requirement, named), *spec.conda.pip), tuple(seeds)
+
+
+def _check_same(version: EnvironmentVersion, lock: Lock, options: LockOptions) -> None:
+    as_of = options.as_of.isoformat().replace("+00:00", "Z") if options.as_of else None
+    differences = []
+    if lock.as_of != as_of:
+        differences.append(f"as of {lock.as_of or 'now'}, not {as_of or 'now'}")
+    if lock.bytecode != options.bytecode:
+        differences.append(f"{'with' if lock.bytecode else 'without'} bytecode")
+    if differences:
+        raise LockDiffers(f"{version} is locked for {lock.target.platform} already, {' and '.join(differences)}")

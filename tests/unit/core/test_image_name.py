@@ -1,0 +1,29 @@
+"""Names of images, short and in full."""
+
+import pytest
+
+from mlenv.core.image_name import full_name, is_file_source
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("debian:bookworm", "docker.io/library/debian:bookworm"),
+        ("debian", "docker.io/library/debian:latest"),
+        ("team/image", "docker.io/team/image:latest"),
+        ("registry.example.org/a/b:1", "registry.example.org/a/b:1"),
+        ("localhost/a", "localhost/a:latest"),
+        ("localhost:5000/a", "localhost:5000/a:latest"),
+        ("debian@sha256:" + "0" * 64, "docker.io/library/debian@sha256:" + "0" * 64),
+        ("docker.io/library/debian:bookworm", "docker.io/library/debian:bookworm"),
+    ],
+)
+def test_full_names_are_those_that_docker_means(text: str, expected: str) -> None:
+    assert full_name(text) == expected
+    assert full_name(expected) == expected
+
+
+def test_only_transports_name_files() -> None:
+    assert is_file_source("oci-archive:base.tar")
+    assert is_file_source("oci:layout:tag")
+    assert not is_file_source("oci/image:1")
