@@ -1,6 +1,6 @@
 """What the use cases need of a store. `mlenv.store.sql.SqlRegistry` is the one there is; tests use `mlenv.store.memory`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -124,3 +124,19 @@ class Registry(Protocol):
 
     def uses(self, name: EnvironmentName, version: VersionName | None = None, *, limit: int) -> list[UseRecord]:
         """Uses, the newest first."""
+
+    # What names bytes, for verification and collection; each streams its rows.
+    def all_locks(self) -> Iterator[tuple[EnvironmentName, VersionName, Platform, Digest]]:
+        """Every lock that is named."""
+
+    def all_images(self) -> Iterator[tuple[ImageKey, Descriptor]]:
+        """Every image that is named."""
+
+    def all_layers(self) -> Iterator[tuple[Digest, Layer]]:
+        """Every layer that is remembered, with its key."""
+
+    def check(self) -> list[str]:
+        """
+        What is wrong with the rows themselves: a damaged database file, a spec that does not have its recorded digest,
+        a label or version that points at nothing. One sentence each; empty when all is well.
+        """

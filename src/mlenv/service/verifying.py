@@ -1,0 +1,82 @@
+"""Is the store whole: does every name point at bytes that are there and are what they are called."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mlenv.build.images import load_image
+from mlenv.build.interface import Blobs
+from mlenv.core.digest import Digest
+from mlenv.core.lock import Lock
+from mlenv.core.progress import Progress
+from mlenv.errors import MlenvError
+from mlenv.service.interface import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    One thing that is not as it should be.
+
+    Attributes:
+        harm: Something named is damaged or lost. Otherwise it is garbage that costs only space.
+        text: What, in one sentence.
+    """
+
+    harm: bool
+    text: str
+
+
+class Verifying:
+    """Looks through a whole store."""
+
+    def __init__(
+        self, registry: Registry, blobs: Blobs, *, check_blobs: Callable[[Progress], Iterator[tuple[bool, str]]]
+    ) -> None:
+        """
+        Args:
+            check_blobs: Looks at every blob by itself, and gives what it finds as (harm, text).
+        """
+        self._registry = registry
+        self._blobs = blobs
+        self._check_blobs = check_blobs
+
+    def verify(self, *, progress: Progress) -> list[Finding]:
+        """Everything that is wrong, harm first; empty for a store that is whole."""
+        with progress.step("Checking names"):
+            findings = [Finding(True, text) for text in self._registry.check()]
+            findings += self._names()
+        findings += [Finding(harm, text) for harm, text in self._check_blobs(progress)]
+        return sorted(findings, key=lambda each: (not each.harm, each.text))
+
+    def _names(self) -> Iterator[Finding]:
+        for name, version, platform, digest in self._registry.all_locks():
+            what = f"the lock of {name}:{version} for {platform}"
+            yield from self._read(what, lambda digest=digest: self._check_lock(digest))  # type: ignore[misc]
+        for key, manifest in self._registry.all_images():
+            what = f"the image {manifest.digest} of lock {key.lock}"
+            yield from self._read(what, lambda digest=manifest.digest: self._check_image(digest))  # type: ignore[misc]
+        for name, digest in self._registry.bases().items():
+            yield from self._read(f"the base {name}", lambda digest=digest: self._check_image(digest))  # type: ignore[misc]
+        for _, layer in self._registry.all_layers():
+            if not self._blobs.has(layer.digest):
+                yield Finding(False, f"layer {layer.digest} is gone, and will be made again when it is needed")
+
+    def _read(self, what: str, check: Callable[[], Iterator[str]]) -> Iterator[Finding]:
+        try:
+            yield from (Finding(True, f"{what}: {text}") for text in check())
+        except MlenvError as error:
+            yield Finding(True, f"{what}: {error}")
+
+    def _check_lock(self, digest: Digest) -> Iterator[str]:
+        lock = Lock.from_pylock(self._blobs.read(digest).decode())
+        for package in lock.packages:
+            if package.artifact.url is None and not self._blobs.has(package.artifact.digest):
+                yield f"{package.artifact.filename} was built here and is gone"
+
+    def _check_image(self, digest: Digest) -> Iterator[str]:
+        image = load_image(digest, self._blobs)
+        if not self._blobs.has(image.config_digest):
+            yield f"its configuration {image.config_digest} is gone"
+        for layer, _ in image.layers:
+            if not self._blobs.has(layer.digest):
+                yield f"its layer {layer.digest} is gone"
