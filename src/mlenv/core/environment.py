@@ -80,3 +80,12 @@ class Environment:
     labels: Mapping[LabelName, VersionName]
     created_at: datetime
     modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """A label was pointed at a version, at a time (UTC)."""
+
+    label: LabelName
+    version: VersionName
+    at: datetime

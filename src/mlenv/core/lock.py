@@ -3,13 +3,14 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from mlenv.core.digest import Digest
 from mlenv.core.platform import Glibc, Platform, Target
 from mlenv.errors import InvalidInput
 
 _LOCK_VERSION: Final = "1.0"
+_T = TypeVar("_T")
 #: The version of what `[tool.mlenv]` holds.
 _FORMAT: Final = 1
 
@@ -143,15 +144,15 @@ class Lock:
                 )
             return cls(
                 target=Target(
-                    platform=Platform.parse(tool["platform"]),
-                    python=tool["python"],
-                    glibc=Glibc.parse(tool["glibc"]) if "glibc" in tool else None,
+                    platform=Platform.parse(_get(tool, "platform", str)),
+                    python=_get(tool, "python", str),
+                    glibc=Glibc.parse(_get(tool, "glibc", str)) if "glibc" in tool else None,
                 ),
                 packages=tuple(_package_from_dict(each) for each in document["packages"]),
-                resolver=tool["resolver"],
-                base=Digest.parse(tool["base"]) if "base" in tool else None,
-                as_of=tool.get("as-of"),
-                bytecode=tool["bytecode"],
+                resolver=_get(tool, "resolver", str),
+                base=Digest.parse(_get(tool, "base", str)) if "base" in tool else None,
+                as_of=_get(tool, "as-of", str) if "as-of" in tool else None,
+                bytecode=_get(tool, "bytecode", bool),
             )
         except tomllib.TOMLDecodeError as error:
             raise InvalidLock(f"a lock that is not TOML: {error}") from error
@@ -188,11 +189,11 @@ def _package_to_dict(package: LockedPackage) -> dict[str, Any]:
 def _package_from_dict(document: Mapping[str, Any]) -> LockedPackage:
     tool = document.get("tool", {}).get("mlenv", {})
     return LockedPackage(
-        name=document["name"],
-        version=document["version"],
+        name=_get(document, "name", str),
+        version=_get(document, "version", str),
         artifact=_artifact_from_dict(document["wheels"][0]),
-        requires=tuple(each["name"] for each in document.get("dependencies", ())),
-        requested=tool.get("requested", False),
+        requires=tuple(_get(each, "name", str) for each in document.get("dependencies", ())),
+        requested=_get(tool, "requested", bool) if "requested" in tool else False,
         built_from=_artifact_from_dict(tool["built-from"]) if "built-from" in tool else None,
     )
 
@@ -208,9 +209,22 @@ def _artifact_to_dict(artifact: Artifact) -> dict[str, Any]:
 
 
 def _artifact_from_dict(document: Mapping[str, Any]) -> Artifact:
+    filename, size = _get(document, "name", str), _get(document, "size", int)
+    if not filename or filename in {".", ".."} or set(filename) & {"/", "\\", "\0"}:
+        raise InvalidLock(f"a lock names an artifact {filename!r}, which is no file name")
+    if size < 0:
+        raise InvalidLock(f"a lock gives {filename} the size {size}")
     return Artifact(
-        filename=document["name"],
-        size=document["size"],
+        filename=filename,
+        size=size,
         digest=Digest.parse(f"sha256:{document['hashes']['sha256']}"),
-        url=document.get("url"),
+        url=_get(document, "url", str) if "url" in document else None,
     )
+
+
+def _get(document: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+    """A value that must be there and be of that type. Raises `KeyError` or `InvalidLock`."""
+    value = document[key]
+    if type(value) is not kind:
+        raise InvalidLock(f"a lock with {key} = {value!r}, expected {kind.__name__}")
+    return value

@@ -51,7 +51,7 @@ class InvalidReference(InvalidInput):
 
 
 def _checked(what: str, text: str) -> str:
-    if not text or len(text) > _LIMIT or _FORBIDDEN.search(text) or text in {".", ".."}:
+    if not text or len(text) > _LIMIT or _FORBIDDEN.search(text) or not text.isprintable() or text in {".", ".."}:
         raise InvalidName(what, text)
     return text
 

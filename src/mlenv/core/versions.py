@@ -2,10 +2,16 @@
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from mlenv.core.reference import VersionName
 
-_PARTS = re.compile(r"(\d+)|(\D+)")
+#: What the first version is called when nobody says.
+FIRST_VERSION: Final = VersionName("1")
+
+_PARTS = re.compile(r"([0-9]+)|([^0-9]+)")
+#: A plain whole number, with room for one more digit below the limit of 255.
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,253}")
 
 
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
@@ -22,7 +28,20 @@ def next_version(taken: Iterable[str]) -> VersionName:
     """
     The version that an environment gets when none is named: one more than the highest whole number taken, or `1`.
 
-    Versions that are not plain whole numbers (`1.2`, `2024-01-01`, `007`) do not count.
+    Versions that are not plain whole numbers (`1.2`, `2024-01-01`, `007`), or so long that the next would not be a
+    version any more, do not count. The answer is never taken.
     """
-    numbers = [int(text) for text in taken if text.isascii() and text.isdigit() and (text == "0" or text[0] != "0")]
-    return VersionName(str(max(numbers, default=0) + 1))
+    versions = set(taken)
+    version = FIRST_VERSION
+    for each in versions:
+        version = next_after(version, VersionName(each))
+    while version in versions:
+        version = VersionName(str(int(version) + 1))
+    return version
+
+
+def next_after(following: VersionName, added: VersionName) -> VersionName:
+    """What follows once `added` is taken, when it was `following` before: `3` and `7` give `8`, `3` and `1.2` give `3`."""
+    if not _WHOLE.fullmatch(added):
+        return following
+    return VersionName(str(max(int(following), int(added) + 1)))

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from mlenv.core.digest import Digest
-from mlenv.core.environment import Definition, Environment, EnvironmentVersion, View
+from mlenv.core.environment import Definition, Environment, EnvironmentVersion, LabelChange, View
 from mlenv.core.facts import BaseFacts
 from mlenv.core.image import Descriptor
 from mlenv.core.layer import Layer
@@ -33,8 +33,10 @@ class Registry(Protocol):
         """
         Register a definition; an automatic version is chosen in the same transaction.
 
-        An automatic version of content equal to the latest version's is that version (a no-op), as Azure's client has
-        it. Equal content under a named version updates description and tags, and restores it if it was archived.
+        An automatic version of content equal to the latest version's is that version, as Azure's client has it.
+        Content that is there already, under a named or an automatic version, is not stored again: a description or
+        tags that are given replace the stored ones, and the version is restored if it was archived. A version
+        registered under an archived environment restores that, too, for itself alone: the other versions stay archived.
 
         Returns:
             The version, and whether it is new.
@@ -44,7 +46,7 @@ class Registry(Protocol):
         """
 
     def version(self, name: EnvironmentName, version: VersionName) -> EnvironmentVersion:
-        """One version. Raises `VersionNotFound`, with near names and what versions there are."""
+        """One version. Raises `EnvironmentNotFound`, with near names, or `VersionNotFound`, with the newest versions."""
 
     def environment(self, name: EnvironmentName) -> Environment:
         """One environment. Raises `EnvironmentNotFound`, with near names."""
@@ -55,7 +57,13 @@ class Registry(Protocol):
     def versions(
         self, name: EnvironmentName, view: View, *, limit: int, after: str | None = None
     ) -> list[EnvironmentVersion]:
-        """Versions of one environment, the newest first. Raises `EnvironmentNotFound`."""
+        """
+        Versions of one environment, the newest first; `after` is a version.
+
+        Raises:
+            EnvironmentNotFound: There is none of that name.
+            VersionNotFound: There is no version `after`.
+        """
 
     def update_version(
         self,
@@ -65,15 +73,34 @@ class Registry(Protocol):
         now: datetime,
         description: str | None,
         tags: Mapping[str, str],
-        archived: bool,
+        archived: bool | None = None,
+        unless_modified_after: datetime | None = None,
     ) -> EnvironmentVersion:
-        """Set what may change. Raises `VersionNotFound`, or `EnvironmentArchived` when restoring under an archived name."""
+        """
+        Set what may change.
+
+        Args:
+            archived: Whether this version by itself is archived; None leaves it as it is.
+            unless_modified_after: The `modified_at` that was seen, if a later change must not be overwritten.
+
+        Raises:
+            EnvironmentNotFound, VersionNotFound: It is not there.
+            EnvironmentArchived: It was to be restored, while its environment is archived.
+            VersionChanged: It was changed after `unless_modified_after`.
+        """
 
     def set_archived(self, name: EnvironmentName, archived: bool, *, now: datetime) -> Environment:
-        """Archive or restore an environment with all its versions. Raises `EnvironmentNotFound`."""
+        """
+        Archive or restore an environment with all its versions. Raises `EnvironmentNotFound`.
+
+        Versions that were archived by themselves stay so when their environment is restored.
+        """
 
     def set_label(self, name: EnvironmentName, label: LabelName, version: VersionName, *, now: datetime) -> None:
-        """Point a label at a version, keeping its history. Raises `VersionNotFound`; `latest` can't be set."""
+        """Point a label at a version, keeping its history. Raises `VersionNotFound`; `latest` (`ComputedLabel`) can't be set."""
+
+    def label_history(self, name: EnvironmentName, label: LabelName) -> list[LabelChange]:
+        """Where a label pointed, the newest first; empty if it was never set. Raises `EnvironmentNotFound`."""
 
     # Locks: one per version and platform, never replaced.
     def lock_of(self, name: EnvironmentName, version: VersionName, platform: Platform) -> Digest | None:
@@ -82,7 +109,7 @@ class Registry(Protocol):
     def add_lock(
         self, name: EnvironmentName, version: VersionName, platform: Platform, lock: Digest, *, now: datetime
     ) -> Digest:
-        """Name a lock whose blob is stored. The first one stays, and is what is returned."""
+        """Name a lock whose blob is stored. The first one stays, and is what is returned. Raises `VersionNotFound`."""
 
     # Images, layers and bases.
     def layer(self, key: Digest) -> Layer | None:

@@ -1,0 +1,22 @@
+"""How a version is to be locked."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LockOptions:
+    """
+    How a lock is made.
+
+    Attributes:
+        allow_source: Packages that may be built from source, besides those in the spec.
+        allow_source_auto: Any package that has no wheel may be.
+        as_of: The index is taken as it stood then (UTC).
+        bytecode: Whether images hold compiled bytecode.
+    """
+
+    allow_source: tuple[str, ...] = ()
+    allow_source_auto: bool = False
+    as_of: datetime | None = None
+    bytecode: bool = True

@@ -1,0 +1,89 @@
+"""Transactions over named statements, whatever the database is, and what can go wrong with it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from mlenv.errors import Conflict, InvalidInput, Unavailable
+
+Row: TypeAlias = dict[str, Any]
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """Runs one statement of `mlenv.store.statements`, inside a transaction."""
+
+    def __call__(self, statement: str, /, **parameters: str | int | None) -> list[Row]:
+        """All rows of the answer, by column; none for a statement that only changes something."""
+
+
+class Database(Protocol):
+    """Where rows are."""
+
+    def read(self, work: Callable[[Run], T]) -> T:
+        """Run `work` over one unchanging state of the database."""
+
+    def write(self, work: Callable[[Run], T]) -> T:
+        """
+        Run `work` as one transaction: all of it or nothing. It may be run again if another process was quicker.
+
+        Raises:
+            StoreBusy: Others held the database for longer than the timeout.
+            StoreFull: There is no room.
+            StoreUnusable: It can't be read or written.
+        """
+
+    def check(self) -> list[str]:
+        """What the database says is wrong with itself, one sentence each."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class StoreBusy(Unavailable):
+    """Other processes held the database for longer than the timeout."""
+
+    hint = "try again; if it stays so, see which process holds it (`fuser` on the file named above)"
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"the store is busy: {where}")
+        self.where = where
+
+
+class StoreFull(Unavailable):
+    """The disk has no room for what was to be written. Nothing of it was kept."""
+
+    hint = "make room on that disk, or move the store to another and set MLENV_HOME"
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"no room to write to the store: {where}")
+        self.where = where
+
+
+class StoreUnusable(Unavailable):
+    """The database can't be opened, read or written."""
+
+    hint = "check that the directory exists, is on a local disk and is yours to write, or set MLENV_HOME to another"
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"the store can't be used: {where}: {why}")
+        self.where, self.why = where, why
+
+
+class StoreDamaged(InvalidInput):
+    """The file is no database, or a damaged one."""
+
+    hint = "restore it from a copy, or move it away to begin anew"
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"the store is damaged, or is not one: {where}: {why}")
+        self.where, self.why = where, why
+
+
+class StoreNewer(Conflict):
+    """The store was last used by a newer program, whose tables this one does not know."""
+
+    hint = "use the newer mlenv, or set MLENV_HOME to another directory"
+
+    def __init__(self, where: str, *, found: str, known: str) -> None:
+        super().__init__(f"the store is of a newer mlenv: {where} has schema {found}, this program knows {known}")
+        self.where, self.found, self.known = where, found, known

@@ -1,0 +1,53 @@
+"""How environments and versions become rows, and rows those."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from mlenv.core.environment import Environment, EnvironmentVersion
+from mlenv.core.reference import EnvironmentName, LabelName, VersionName
+from mlenv.core.spec import Spec, canonical_json
+from mlenv.store.database import Row
+
+
+def from_time(time: datetime) -> str:
+    """RFC 3339 in UTC with microseconds: all of one length, so that they sort as text."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def to_time(text: str) -> datetime:
+    """What `from_time` gave."""
+    return datetime.fromisoformat(text)
+
+
+def to_environment(row: Row, labels: Mapping[LabelName, VersionName]) -> Environment:
+    """An environment from its row."""
+    latest = row["latest_version"]
+    return Environment(
+        name=EnvironmentName(row["name"]),
+        latest_version=VersionName(latest) if latest is not None else None,
+        next_version=VersionName(row["next_version"]),
+        archived=bool(row["archived"]),
+        labels=labels,
+        created_at=to_time(row["created_at"]),
+        modified_at=to_time(row["modified_at"]),
+    )
+
+
+def to_version(row: Row, *, archived: bool) -> EnvironmentVersion:
+    """A version from its row, joined with its spec. `archived`: its environment is."""
+    return EnvironmentVersion(
+        name=EnvironmentName(row["name"]),
+        version=VersionName(row["version"]),
+        spec=Spec.from_dict(json.loads(row["document"])),
+        description=row["description"],
+        tags=json.loads(row["tags"]),
+        archived=archived or bool(row["archived"]),
+        created_at=to_time(row["created_at"]),
+        modified_at=to_time(row["modified_at"]),
+    )
+
+
+def from_tags(tags: Mapping[str, str]) -> str:
+    """Tags as JSON, by name, so that equal tags are equal text."""
+    return canonical_json(dict(tags))

@@ -1,0 +1,314 @@
+"""The registry in SQL. Each method is one transaction; the statements are in `mlenv.store.statements`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from mlenv.core.digest import Digest
+from mlenv.core.environment import Definition, Environment, EnvironmentVersion, LabelChange, View
+from mlenv.core.reference import LATEST, EnvironmentName, LabelName, VersionName, parse_version
+from mlenv.core.refusals import (
+    ComputedLabel,
+    EnvironmentArchived,
+    EnvironmentNotFound,
+    VersionChanged,
+    VersionConflict,
+    VersionNotFound,
+)
+from mlenv.core.spec import Spec, canonical_json
+from mlenv.core.versions import FIRST_VERSION, next_after
+from mlenv.faults import reach
+from mlenv.store import rows
+from mlenv.store.database import Database, Row, Run
+from mlenv.store.sql_whole import SqlWhole
+
+#: How many names are looked through for a near one.
+_NAMES: Final = 10_000
+#: How many versions a message is offered.
+_NEWEST: Final = 5
+#: Above every sequence number: SQLite's and PostgreSQL's largest integer.
+_TOP: Final = 2**63 - 1
+#: Lowest and highest value of the archived column.
+_BETWEEN: Final = {View.ACTIVE: (0, 0), View.ARCHIVED: (1, 1), View.ALL: (0, 1)}
+
+
+class SqlRegistry(SqlWhole):
+    """
+    A `service.interface.Registry` over a database.
+
+    Args:
+        database: Where the rows are.
+        workspace: Whose rows they are; rows of others are not seen.
+    """
+
+    def __init__(self, database: Database, workspace: str = "default") -> None:
+        super().__init__(database, workspace)
+
+    def add_version(self, definition: Definition, *, now: datetime) -> tuple[EnvironmentVersion, bool]:
+        """Register a definition; see `service.interface.Registry`."""
+        answer = self._database.write(lambda run: self._add(run, definition, now))
+        reach("version.committed")
+        return answer
+
+    def version(self, name: EnvironmentName, version: VersionName) -> EnvironmentVersion:
+        """One version. Raises `EnvironmentNotFound`, `VersionNotFound`."""
+
+        def work(run: Run) -> EnvironmentVersion:
+            environment = self._environment(run, name)
+            return rows.to_version(self._version(run, name, version), archived=bool(environment["archived"]))
+
+        return self._database.read(work)
+
+    def environment(self, name: EnvironmentName) -> Environment:
+        """One environment. Raises `EnvironmentNotFound`."""
+        return self._database.read(lambda run: self._with_labels(run, [self._environment(run, name)])[0])
+
+    def environments(self, view: View, *, limit: int, after: str | None = None) -> list[Environment]:
+        """Environments by name."""
+        lowest, highest = _BETWEEN[view]
+
+        def work(run: Run) -> list[Environment]:
+            page = run(
+                "environments",
+                workspace=self._workspace,
+                after=after or "",
+                lowest=lowest,
+                highest=highest,
+                limit=limit,
+            )
+            return self._with_labels(run, page)
+
+        return self._database.read(work)
+
+    def versions(
+        self, name: EnvironmentName, view: View, *, limit: int, after: str | None = None
+    ) -> list[EnvironmentVersion]:
+        """Versions of one environment, the newest first. Raises `EnvironmentNotFound`."""
+
+        def work(run: Run) -> list[EnvironmentVersion]:
+            archived = bool(self._environment(run, name)["archived"])
+            if archived and view is View.ACTIVE:
+                return []
+            lowest, highest = _BETWEEN[View.ALL if archived else view]
+            before = _TOP if after is None else self._sequence(run, name, VersionName(after))
+            key = {"workspace": self._workspace, "name": name}
+            page = run("versions", **key, before=before, lowest=lowest, highest=highest, limit=limit)
+            return [rows.to_version(row, archived=archived) for row in page]
+
+        return self._database.read(work)
+
+    def update_version(
+        self,
+        name: EnvironmentName,
+        version: VersionName,
+        *,
+        now: datetime,
+        description: str | None,
+        tags: Mapping[str, str],
+        archived: bool | None = None,
+        unless_modified_after: datetime | None = None,
+    ) -> EnvironmentVersion:
+        """Set what may change; see `service.interface.Registry`."""
+
+        def work(run: Run) -> EnvironmentVersion:
+            environment = self._environment(run, name, change=True)
+            row = self._version(run, name, version)
+            if unless_modified_after is not None and rows.to_time(row["modified_at"]) > unless_modified_after:
+                raise VersionChanged(name, version)
+            if archived is False and environment["archived"]:
+                raise EnvironmentArchived(name, version)
+            flag = row["archived"] if archived is None else int(archived)
+            return self._change(run, environment, row, now=now, description=description, tags=tags, archived=flag)
+
+        return self._database.write(work)
+
+    def set_archived(self, name: EnvironmentName, archived: bool, *, now: datetime) -> Environment:
+        """Archive or restore an environment with all its versions. Raises `EnvironmentNotFound`."""
+
+        def work(run: Run) -> Environment:
+            row = self._environment(run, name, change=True)
+            if bool(row["archived"]) != archived:
+                row |= {"archived": int(archived), "modified_at": _later(now, row["modified_at"])}
+                self._save_environment(run, row)
+            return self._with_labels(run, [row])[0]
+
+        return self._database.write(work)
+
+    def set_label(self, name: EnvironmentName, label: LabelName, version: VersionName, *, now: datetime) -> None:
+        """Point a label at a version, keeping its history. Raises `VersionNotFound`, `ComputedLabel`."""
+        if label == LATEST:
+            raise ComputedLabel
+
+        def work(run: Run) -> None:
+            self._environment(run, name, change=True)
+            self._sequence(run, name, version)
+            key = {"workspace": self._workspace, "name": name, "label": label}
+            history = run("label_history", **key)
+            if history and history[0]["version"] == version:
+                return
+            number = history[0]["sequence"] + 1 if history else 1
+            run("insert_label", **key, sequence=number, version=version, set_at=rows.from_time(now))
+
+        self._database.write(work)
+
+    def label_history(self, name: EnvironmentName, label: LabelName) -> list[LabelChange]:
+        """Where a label pointed, the newest first; empty if it was never set. Raises `EnvironmentNotFound`."""
+
+        def work(run: Run) -> list[LabelChange]:
+            self._environment(run, name)
+            found = run("label_history", workspace=self._workspace, name=name, label=label)
+            return [LabelChange(label, VersionName(row["version"]), rows.to_time(row["set_at"])) for row in found]
+
+        return self._database.read(work)
+
+    # Steps of the transactions above.
+
+    def _add(self, run: Run, definition: Definition, now: datetime) -> tuple[EnvironmentVersion, bool]:
+        name, digest = definition.name, str(definition.spec.digest)
+        found = run("environment_to_change", workspace=self._workspace, name=name)
+        environment = found[0] if found else self._new_environment(run, name, now)
+        wanted = definition.version or environment["latest_version"]
+        stored = run("version", workspace=self._workspace, name=name, version=wanted) if wanted else []
+        if stored and stored[0]["spec_digest"] == digest:
+            return self._again(run, environment, stored[0], definition, now), False
+        if stored and definition.version is not None:
+            spec = Spec.from_dict(json.loads(stored[0]["document"]))
+            raise VersionConflict(name, definition.version, stored=spec, given=definition.spec)
+        version = definition.version or self._free_version(run, environment)
+        row = self._insert_version(run, environment, version, definition, now)
+        reach("version.added")
+        return rows.to_version(row, archived=False), True
+
+    def _new_environment(self, run: Run, name: EnvironmentName, now: datetime) -> Row:
+        time = rows.from_time(now)
+        row: Row = {
+            "workspace": self._workspace,
+            "name": name,
+            "archived": 0,
+            "latest_version": None,
+            "next_version": FIRST_VERSION,
+            "last_sequence": 0,
+            "created_at": time,
+            "modified_at": time,
+        }
+        run("insert_environment", **row)
+        return row
+
+    def _free_version(self, run: Run, environment: Row) -> VersionName:
+        key = {"workspace": self._workspace, "name": environment["name"]}
+        version = VersionName(environment["next_version"])
+        while run("version_sequence", **key, version=version):
+            version = parse_version(str(int(version) + 1))
+        return version
+
+    def _insert_version(
+        self, run: Run, environment: Row, version: VersionName, definition: Definition, now: datetime
+    ) -> Row:
+        document = canonical_json(definition.spec.to_dict())
+        spec = {"workspace": self._workspace, "document_digest": str(Digest.of(document.encode()))}
+        if not run("spec", **spec):
+            run("insert_spec", **spec, document=document)
+        self._revive(run, environment)
+        time = rows.from_time(now)
+        environment |= {
+            "latest_version": version,
+            "next_version": next_after(VersionName(environment["next_version"]), version),
+            "last_sequence": environment["last_sequence"] + 1,
+            "modified_at": _later(now, environment["modified_at"]) if environment["last_sequence"] else time,
+        }
+        self._save_environment(run, environment)
+        row: Row = {
+            **spec,
+            "name": definition.name,
+            "version": version,
+            "sequence": environment["last_sequence"],
+            "spec_digest": str(definition.spec.digest),
+            "description": definition.description,
+            "tags": rows.from_tags(definition.tags),
+            "archived": 0,
+            "created_at": time,
+            "modified_at": time,
+        }
+        run("insert_version", **row)
+        return row | {"document": document}
+
+    def _again(self, run: Run, environment: Row, row: Row, definition: Definition, now: datetime) -> EnvironmentVersion:
+        """The same content is registered once more: restore it, and take over description and tags where given."""
+        if environment["archived"]:
+            self._revive(run, environment)
+            environment["modified_at"] = _later(now, environment["modified_at"])
+            self._save_environment(run, environment)
+            row = self._version(run, definition.name, row["version"])
+        description = row["description"] if definition.description is None else definition.description
+        tags = definition.tags or json.loads(row["tags"])
+        return self._change(run, environment, row, now=now, description=description, tags=tags, archived=0)
+
+    def _revive(self, run: Run, environment: Row) -> None:
+        """Bring an archived environment back for one of its versions; the others stay archived, each by itself."""
+        if environment["archived"]:
+            run("archive_versions", the_workspace=self._workspace, the_name=environment["name"], archived=1)
+            environment["archived"] = 0
+
+    def _change(
+        self,
+        run: Run,
+        environment: Row,
+        row: Row,
+        *,
+        now: datetime,
+        description: str | None,
+        tags: Mapping[str, str],
+        archived: int,
+    ) -> EnvironmentVersion:
+        new = {"description": description, "tags": rows.from_tags(tags), "archived": archived}
+        if any(row[column] != value for column, value in new.items()):
+            new["modified_at"] = _later(now, row["modified_at"])
+            key = {f"the_{column}": row[column] for column in ("workspace", "name", "version")}
+            run("update_version", **key, **new)
+        return rows.to_version(row | new, archived=bool(environment["archived"]))
+
+    def _save_environment(self, run: Run, row: Row) -> None:
+        changing = ("archived", "latest_version", "next_version", "last_sequence", "modified_at")
+        key = {"the_workspace": self._workspace, "the_name": row["name"]}
+        run("update_environment", **key, **{column: row[column] for column in changing})
+
+    def _environment(self, run: Run, name: EnvironmentName, *, change: bool = False) -> Row:
+        found = run("environment_to_change" if change else "environment", workspace=self._workspace, name=name)
+        if not found:
+            names = run("environment_names", workspace=self._workspace, limit=_NAMES)
+            raise EnvironmentNotFound(name, [row["name"] for row in names])
+        return found[0]
+
+    def _version(self, run: Run, name: EnvironmentName, version: VersionName) -> Row:
+        return self._only(run, name, version, run("version", workspace=self._workspace, name=name, version=version))
+
+    def _sequence(self, run: Run, name: EnvironmentName, version: VersionName) -> int:
+        found = run("version_sequence", workspace=self._workspace, name=name, version=version)
+        return int(self._only(run, name, version, found)["sequence"])
+
+    def _check_version(self, run: Run, name: EnvironmentName, version: VersionName) -> None:
+        self._environment(run, name)
+        self._sequence(run, name, version)
+
+    def _only(self, run: Run, name: EnvironmentName, version: VersionName, found: list[Row]) -> Row:
+        if not found:
+            newest = run("newest_versions", workspace=self._workspace, name=name, limit=_NEWEST)
+            raise VersionNotFound(name, version, [row["version"] for row in newest])
+        return found[0]
+
+    def _with_labels(self, run: Run, page: Sequence[Row]) -> list[Environment]:
+        """Environments of one page, sorted by name, with their labels, in one more statement."""
+        if not page:
+            return []
+        labels: dict[str, dict[LabelName, VersionName]] = {row["name"]: {} for row in page}
+        found = run("labels", workspace=self._workspace, first=page[0]["name"], last=page[-1]["name"])
+        for row in found:
+            if row["name"] in labels:
+                labels[row["name"]][LabelName(row["label"])] = VersionName(row["version"])
+        return [rows.to_environment(row, labels[row["name"]]) for row in page]
+
+
+def _later(now: datetime, before: str) -> str:
+    """The time of a change: now, but always later than the change before it, whatever the clock does."""
+    return rows.from_time(max(now, rows.to_time(before) + timedelta(microseconds=1)))

@@ -1,0 +1,192 @@
+"""
+Every statement the store makes, by name, in SQLAlchemy Core: the same for SQLite and PostgreSQL.
+
+Importing SQLAlchemy takes longer than most of what the command line does with a store. So the statements' text for
+SQLite is made ahead, and kept in `sqlite_statements.py`; a test holds both together, and
+`python -m mlenv.store.statements` makes the text anew.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Executable, Select, Table, and_, bindparam, delete, exists, insert, select, tuple_, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from mlenv.store import tables
+
+_HEADER = '''"""
+The text of every statement for SQLite, by name.
+
+Made from `mlenv.store.statements` by `python -m mlenv.store.statements`: change it there.
+"""
+
+from typing import Final
+
+SQL: Final = {
+'''
+
+
+def _is(table: Table, *columns: str) -> ColumnElement[bool]:
+    """Each column is the parameter of its name."""
+    return and_(*(table.c[column] == bindparam(column) for column in columns))
+
+
+def _insert(table: Table) -> Executable:
+    return insert(table).values({column.name: bindparam(column.name) for column in table.columns})
+
+
+def _set(table: Table, keys: tuple[str, ...], values: tuple[str, ...]) -> Executable:
+    """Which row is said by parameters `the_…`: SQLAlchemy keeps a column's own name for its new value."""
+    row = and_(*(table.c[column] == bindparam(f"the_{column}") for column in keys))
+    return update(table).where(row).values({name: bindparam(name) for name in values})
+
+
+def _all(table: Table, *keys: str, rows: Select[Any] | None = None) -> Executable:
+    """A page of all rows, in the order of `keys`, after those of the page before."""
+    columns = [table.c[key] for key in keys]
+    later = tuple_(*columns) > tuple_(*(bindparam(f"after_{column.name}", type_=column.type) for column in columns))
+    page = (select(table) if rows is None else rows).where(later).order_by(*columns).limit(bindparam("limit"))
+    return page.where(_is(table, "workspace")) if "workspace" in table.c else page
+
+
+def _environments() -> dict[str, Executable]:
+    table = tables.environments
+    one = select(table).where(_is(table, "workspace", "name"))
+    between = table.c.archived.between(bindparam("lowest"), bindparam("highest"))
+    page = select(table).where(_is(table, "workspace"), table.c.name > bindparam("after"), between)
+    names = select(table.c.name).where(_is(table, "workspace")).order_by(table.c.name).limit(bindparam("limit"))
+    changing = ("archived", "latest_version", "next_version", "last_sequence", "modified_at")
+    return {
+        "environment": one,
+        "environment_to_change": one.with_for_update(),
+        "environments": page.order_by(table.c.name).limit(bindparam("limit")),
+        "environment_names": names,
+        "insert_environment": _insert(table),
+        "update_environment": _set(table, ("workspace", "name"), changing),
+    }
+
+
+def _versions() -> dict[str, Executable]:
+    table, specs = tables.versions, tables.specs
+    same = and_(specs.c.workspace == table.c.workspace, specs.c.document_digest == table.c.document_digest)
+    whole = select(table, specs.c.document).join(specs, same).where(_is(table, "workspace", "name"))
+    between = table.c.archived.between(bindparam("lowest"), bindparam("highest"))
+    newest = table.c.sequence.desc()
+    changing = ("description", "tags", "archived", "modified_at")
+    return {
+        "version": whole.where(_is(table, "version")),
+        "versions": whole.where(table.c.sequence < bindparam("before"), between)
+        .order_by(newest)
+        .limit(bindparam("limit")),
+        "newest_versions": select(table.c.version)
+        .where(_is(table, "workspace", "name"))
+        .order_by(newest)
+        .limit(bindparam("limit")),
+        "version_sequence": select(table.c.sequence).where(_is(table, "workspace", "name", "version")),
+        "insert_version": _insert(table),
+        "update_version": _set(table, ("workspace", "name", "version"), changing),
+        "archive_versions": _set(table, ("workspace", "name"), ("archived",)),
+        "spec": select(specs.c.document_digest).where(_is(specs, "workspace", "document_digest")),
+        "insert_spec": _insert(specs),
+    }
+
+
+def _labels() -> dict[str, Executable]:
+    table, later = tables.labels, tables.labels.alias("later")
+    superseded = exists().where(
+        later.c.workspace == table.c.workspace,
+        later.c.name == table.c.name,
+        later.c.label == table.c.label,
+        later.c.sequence > table.c.sequence,
+    )
+    pages = and_(_is(table, "workspace"), table.c.name >= bindparam("first"), table.c.name <= bindparam("last"))
+    history = select(table).where(_is(table, "workspace", "name", "label")).order_by(table.c.sequence.desc())
+    return {
+        "labels": select(table.c.name, table.c.label, table.c.version)
+        .where(pages, ~superseded)
+        .order_by(table.c.name, table.c.label),
+        "label_history": history,
+        "insert_label": _insert(table),
+    }
+
+
+def _content() -> dict[str, Executable]:
+    locks, images, bases = tables.locks, tables.images, tables.bases
+    image_key = ("workspace", "lock", "base", "spec", "compression")
+    return {
+        "lock": select(locks.c.digest).where(_is(locks, "workspace", "name", "version", "platform")),
+        "insert_lock": _insert(locks),
+        "layer": select(tables.layers).where(_is(tables.layers, "key")),
+        "insert_layer": _insert(tables.layers),
+        "image": select(images.c.descriptor).where(_is(images, *image_key)),
+        "insert_image": _insert(images),
+        "base": select(bases.c.digest).where(_is(bases, "workspace", "name")),
+        "bases": select(bases.c.name, bases.c.digest).where(_is(bases, "workspace")).order_by(bases.c.name),
+        "insert_base": _insert(bases),
+        "update_base": _set(bases, ("workspace", "name"), ("digest", "modified_at")),
+        "facts": select(tables.facts.c.document).where(_is(tables.facts, "digest")),
+        "insert_facts": _insert(tables.facts),
+    }
+
+
+def _work() -> dict[str, Executable]:
+    builds, uses = tables.builds, tables.uses
+    newest = select(uses).where(_is(uses, "workspace", "name"))
+    order = (uses.c.started_at.desc(), uses.c.id.desc())
+    return {
+        "builds": select(builds)
+        .where(_is(builds, "workspace", "name", "version"))
+        .order_by(builds.c.started_at.desc(), builds.c.id.desc()),
+        "delete_build": delete(builds).where(_is(builds, "workspace", "id")),
+        "insert_build": _insert(builds),
+        "uses": newest.order_by(*order).limit(bindparam("limit")),
+        "uses_of_version": newest.where(_is(uses, "version")).order_by(*order).limit(bindparam("limit")),
+        "delete_use": delete(uses).where(_is(uses, "workspace", "id")),
+        "insert_use": _insert(uses),
+    }
+
+
+def _everything() -> dict[str, Executable]:
+    versions, specs = tables.versions, tables.specs
+    same = and_(specs.c.workspace == versions.c.workspace, specs.c.document_digest == versions.c.document_digest)
+    whole = select(versions, specs.c.document).join(specs, same)
+    return {
+        "all_environments": _all(tables.environments, "name"),
+        "all_versions": _all(versions, "name", "version", rows=whole),
+        "all_locks": _all(tables.locks, "name", "version", "platform"),
+        "all_images": _all(tables.images, "lock", "base", "spec", "compression"),
+        "all_layers": _all(tables.layers, "key"),
+    }
+
+
+STATEMENTS: Final[dict[str, Executable]] = {
+    **_environments(),
+    **_versions(),
+    **_labels(),
+    **_content(),
+    **_work(),
+    **_everything(),
+}
+
+
+def sqlite_text(statement: Any) -> str:
+    """A statement's text for SQLite, with named parameters, on one line."""
+    from sqlalchemy.dialects import sqlite
+
+    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+    text = " ".join(str(compiled).split())
+    for name, value in compiled.params.items():
+        # NOTE: SQLAlchemy adds constants of its own, such as `OFFSET 0`, as parameters.
+        if isinstance(value, int):
+            text = text.replace(f":{name}", str(value))
+    return text
+
+
+def sqlite_module() -> str:
+    """What `sqlite_statements.py` must hold."""
+    lines = [f'    "{name}": """{sqlite_text(statement)}""",' for name, statement in STATEMENTS.items()]
+    return "\n".join([_HEADER.rstrip("\n"), *lines, "}", ""])
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("sqlite_statements.py").write_text(sqlite_module(), encoding="utf-8")
