@@ -1,1 +1,1 @@
-"""What arrives as text: environment YAML, conda, requirements, pyproject and pylock files, and their way to core values."""
+"""Everything that arrives as text, read into core values: definitions in every spelling, and what is wrong with them."""

@@ -1,6 +1,6 @@
 """Wheels into the store: each fetched once, checked against its lock while it streams."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mlenv.build.interface import Blobs
@@ -27,7 +27,7 @@ class ArtifactLost(NotFound):
 class Artifacts:
     """Brings the wheels of a lock into the store."""
 
-    def __init__(self, blobs: Blobs, fetcher: Fetcher) -> None:
+    def __init__(self, blobs: Blobs, fetcher: Callable[[], Fetcher]) -> None:
         self._blobs = blobs
         self._fetcher = fetcher
 
@@ -68,7 +68,7 @@ class Artifacts:
             return ArtifactLost(artifact)
 
         def counted() -> Iterator[bytes]:
-            for chunk in self._fetcher.fetch(artifact, sources):
+            for chunk in self._fetcher().fetch(artifact, sources):
                 step.advance(len(chunk))
                 yield chunk
 

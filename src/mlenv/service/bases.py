@@ -98,23 +98,29 @@ class Bases:
         return self._named(name, image, progress)
 
     def create(
-        self, name: str, *, packages: Sequence[str] = (), mirror: str | None = None, progress: Progress
+        self,
+        image: str,
+        *,
+        name: str | None = None,
+        packages: Sequence[str] = (),
+        mirror: str | None = None,
+        progress: Progress,
     ) -> Base:
         """
-        Make a minimal Debian base with Python, `debian:bookworm` or `debian:trixie`, under that name.
+        Make a minimal Debian base with Python, `debian:bookworm` or `debian:trixie`, under that name or another.
 
         Raises:
             InvalidInput: No such base can be made.
             Unavailable: `mmdebstrap` is missing, or the Debian mirror can't be reached.
         """
-        distribution, _, suite = name.partition(":")
+        distribution, _, suite = image.partition(":")
         if distribution != "debian" or not suite:
-            raise InvalidInput(f"can't make a base {name!r}: expected debian:bookworm or debian:trixie")
+            raise InvalidInput(f"can't make a base {image!r}: expected debian:bookworm or debian:trixie")
         with TemporaryDirectory(dir=self._workdir, prefix="base-") as workdir:
-            image = create_debian_base(
+            made = create_debian_base(
                 suite, packages=packages, mirror=mirror, blobs=self._blobs, workdir=Path(workdir), progress=progress
             )
-        return self._named(name, image, progress)
+        return self._named(name or image, made, progress)
 
     def _named(self, name: str, image: Image, progress: Progress) -> Base:
         base = self._with_facts(image, progress)

@@ -1,17 +1,20 @@
 """A lock becomes an image: the steps of one build, and what is remembered of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+from mlenv.build.bytecode import Compiler
 from mlenv.build.compose import compose_image, environment_layer
 from mlenv.build.images import load_image
-from mlenv.build.interface import Blobs, Compiler, ImageNames, LayerCache
-from mlenv.build.layers import build_layers, find_conflicts
+from mlenv.build.interface import Blobs, ImageNames, LayerCache
+from mlenv.build.layers import PathConflict, build_layers, find_conflicts
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.facts import BaseFacts, Interpreter
 from mlenv.core.image import Image
 from mlenv.core.layer import Compression, LayerRecipe, plan_layers
 from mlenv.core.lock import Lock, LockedPackage
+from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Glibc, Platform
 from mlenv.core.progress import Progress
 from mlenv.core.python_version import choose, minor_of
@@ -22,7 +25,7 @@ from mlenv.faults import reach
 from mlenv.service.artifacts import Artifacts
 from mlenv.service.bases import Base, Bases
 from mlenv.service.interface import Clock, Exclusive, Registry
-from mlenv.service.locking import Locking, LockOptions
+from mlenv.service.locking import Locking
 from mlenv.service.recorder import Recorder
 
 
@@ -171,6 +174,7 @@ class Building:
     ) -> tuple[Image, int, int]:
         layers = []
         new = count = 0
+        recipe = None
         if lock.packages:
             interpreter = check_fits(lock, base.facts, str(version.spec.image))
             self._artifacts.ensure(lock.packages, version.spec.sources, progress=progress)
@@ -180,15 +184,15 @@ class Building:
             plans = plan_layers(lock.packages)
             count = len(plans)
             new = sum(1 for plan in plans if self._layers.get(plan.key(recipe)) is None)
-            compiler = self._compiler(interpreter.version) if bytecode and new else None
-            layers = build_layers(
-                plans, recipe, blobs=self._blobs, cache=self._layers, compiler=compiler, progress=progress
-            )
+            with self._compiler(interpreter.version) if bytecode and new else nullcontext() as compiler:
+                layers = build_layers(
+                    plans, recipe, blobs=self._blobs, cache=self._layers, compiler=compiler, progress=progress
+                )
             if new:
-                for conflict in find_conflicts(plans, recipe, blobs=self._blobs):
-                    progress.warn(str(conflict))
+                for warning in _describe(find_conflicts(plans, recipe, blobs=self._blobs)):
+                    progress.warn(warning)
             layers.append(environment_layer(lock, interpreter, recipe, blobs=self._blobs))
-        image = compose_image(base.image, layers, version.spec, lock, blobs=self._blobs)
+        image = compose_image(base.image, layers, spec=version.spec, lock=lock, recipe=recipe, blobs=self._blobs)
         reach("image.written")
         self._registry.add_image(key, image.manifest, now=self._clock())
         self._names.set_name(str(version), image.manifest)
@@ -206,7 +210,9 @@ def check_fits(lock: Lock, facts: BaseFacts, name: str) -> Interpreter:
     chosen = choose(lock.target.python_minor, [each.version for each in facts.pythons])
     if chosen is None:
         had = ", ".join(f"{each.version} at {each.path}" for each in facts.pythons) or "none"
-        error = BaseDoesNotFit(f"{name} has no Python {lock.target.python_minor}, which this is locked for; it has {had}")
+        error = BaseDoesNotFit(
+            f"{name} has no Python {lock.target.python_minor}, which this is locked for; it has {had}"
+        )
         error.hint = "ask for a Python that the base has (`python:`), or take a base that has it, in a new version"
         raise error
     if facts.glibc is not None and (wheels := _too_new(lock.packages, facts.glibc)):
@@ -223,3 +229,11 @@ def _too_new(packages: Sequence[LockedPackage], glibc: Glibc) -> list[tuple[Lock
     needs = [(each, glibc_needed(each.artifact.filename)) for each in packages]
     return [(each, need) for each, need in needs if need is not None and need > glibc]
 
+
+def _describe(conflicts: Iterable[PathConflict]) -> Iterator[str]:
+    """One sentence for each pair of packages, however many files they dispute."""
+    by_pair: dict[tuple[str, str], list[PathConflict]] = {}
+    for each in conflicts:
+        by_pair.setdefault((each.kept, each.lost), []).append(each)
+    for first, *others in by_pair.values():
+        yield f"{first}; and {len(others)} other files" if others else str(first)

@@ -1,8 +1,6 @@
 """A version becomes a lock, once per platform."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,6 +9,7 @@ from mlenv.core.conda_spec import to_pip_requirement
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.lock import Lock
+from mlenv.core.locking import LockOptions
 from mlenv.core.platform import GLIBC_FLOOR, Platform, Target
 from mlenv.core.progress import Progress
 from mlenv.core.pylock_select import select_pylock
@@ -37,7 +36,7 @@ class NeedsConda(InvalidInput):
 class NoPythonKnown(InvalidInput):
     """Nothing says which Python to lock for, or no Python is as the spec asks."""
 
-    hint = "ask for one with `python: \"3.11\"` in the environment file"
+    hint = 'ask for one with `python: "3.11"` in the environment file'
 
 
 class LockDiffers(Conflict):
@@ -52,24 +51,6 @@ class DockerfileNotBuilt(InvalidInput):
     hint = "define it by `image` and `conda_file` or `requirements`; building Dockerfile contexts is not there yet"
 
 
-@dataclass(frozen=True, slots=True)
-class LockOptions:
-    """
-    How a lock is made.
-
-    Attributes:
-        allow_source: Packages that may be built from source, besides those in the spec.
-        allow_source_auto: Any package that has no wheel may be.
-        as_of: The index is taken as it stood then (UTC).
-        bytecode: Whether images hold compiled bytecode.
-    """
-
-    allow_source: tuple[str, ...] = ()
-    allow_source_auto: bool = False
-    as_of: datetime | None = None
-    bytecode: bool = True
-
-
 DEFAULT_OPTIONS = LockOptions()
 
 
@@ -81,7 +62,7 @@ class Locking:
         registry: Registry,
         blobs: Blobs,
         bases: Bases,
-        resolver: Resolver,
+        resolver: Callable[[], Resolver],
         *,
         host_pythons: Callable[[], Sequence[str]],
         host_platform: Platform,
@@ -134,9 +115,7 @@ class Locking:
             _check_same(version, found, options)
         return found
 
-    def _make(
-        self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress
-    ) -> Lock:
+    def _make(self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress) -> Lock:
         spec = version.spec
         if spec.build is not None:
             raise DockerfileNotBuilt(f"{version} is defined by {spec.build.dockerfile_path} in {spec.build.path}")
@@ -179,9 +158,7 @@ class Locking:
             glibc = base.facts.glibc if base and base.facts.glibc else GLIBC_FLOOR
         return Target(platform, python, glibc)
 
-    def _resolve(
-        self, spec: Spec, target: Target, base: Base | None, options: LockOptions, progress: Progress
-    ) -> Lock:
+    def _resolve(self, spec: Spec, target: Target, base: Base | None, options: LockOptions, progress: Progress) -> Lock:
         if spec.pylock is not None:
             packages, resolver = select_pylock(spec.pylock, target), "pylock.toml"
         elif not spec.has_dependencies:
@@ -200,7 +177,7 @@ class Locking:
                 as_of=options.as_of,
             )
             with TemporaryDirectory(dir=self._workdir, prefix="resolve-") as workdir:
-                resolution = self._resolver.resolve(request, workdir=Path(workdir), progress=progress)
+                resolution = self._resolver().resolve(request, workdir=Path(workdir), progress=progress)
                 for digest, path in resolution.built.items():
                     self._keep(digest, path)
             packages, resolver = resolution.packages, resolution.resolver

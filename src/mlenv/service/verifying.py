@@ -1,7 +1,8 @@
 """Is the store whole: does every name point at bytes that are there and are what they are called."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from mlenv.build.images import load_image
 from mlenv.build.interface import Blobs
@@ -10,6 +11,18 @@ from mlenv.core.lock import Lock
 from mlenv.core.progress import Progress
 from mlenv.errors import MlenvError
 from mlenv.service.interface import Registry
+
+
+class BlobProblem(Protocol):
+    """Something wrong with a blob by itself."""
+
+    @property
+    def what(self) -> str:
+        """One line for people."""
+
+    @property
+    def harmless(self) -> bool:
+        """Whether it is a leftover that nothing names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +43,11 @@ class Verifying:
     """Looks through a whole store."""
 
     def __init__(
-        self, registry: Registry, blobs: Blobs, *, check_blobs: Callable[[Progress], Iterator[tuple[bool, str]]]
+        self, registry: Registry, blobs: Blobs, *, check_blobs: Callable[[Progress], Sequence[BlobProblem]]
     ) -> None:
         """
         Args:
-            check_blobs: Looks at every blob by itself, and gives what it finds as (harm, text).
+            check_blobs: Looks at every blob by itself.
         """
         self._registry = registry
         self._blobs = blobs
@@ -45,7 +58,7 @@ class Verifying:
         with progress.step("Checking names"):
             findings = [Finding(True, text) for text in self._registry.check()]
             findings += self._names()
-        findings += [Finding(harm, text) for harm, text in self._check_blobs(progress)]
+        findings += [Finding(not each.harmless, each.what) for each in self._check_blobs(progress)]
         return sorted(findings, key=lambda each: (not each.harm, each.text))
 
     def _names(self) -> Iterator[Finding]:
@@ -55,8 +68,8 @@ class Verifying:
         for key, manifest in self._registry.all_images():
             what = f"the image {manifest.digest} of lock {key.lock}"
             yield from self._read(what, lambda digest=manifest.digest: self._check_image(digest))  # type: ignore[misc]
-        for name, digest in self._registry.bases().items():
-            yield from self._read(f"the base {name}", lambda digest=digest: self._check_image(digest))  # type: ignore[misc]
+        for base, digest in self._registry.bases().items():
+            yield from self._read(f"the base {base}", lambda digest=digest: self._check_image(digest))  # type: ignore[misc]
         for _, layer in self._registry.all_layers():
             if not self._blobs.has(layer.digest):
                 yield Finding(False, f"layer {layer.digest} is gone, and will be made again when it is needed")

@@ -1,0 +1,265 @@
+"""`mlenv environment lock|build|export`."""
+
+import argparse
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from mlenv.cli.arguments import add_reference, to_reference
+from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
+from mlenv.core.layer import Compression
+from mlenv.core.lock import Lock
+from mlenv.core.locking import LockOptions
+from mlenv.core.platform import Platform
+from mlenv.core.reference import Reference
+
+# How a version is locked: what lock, build and run share.
+
+
+def add_lock_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how a version is locked, if it is not locked yet."""
+    group = parser.add_argument_group("how it is locked, the first time")
+    group.add_argument(
+        "--allow-source", action="append", default=[], metavar="PACKAGE", help="it may be built from source"
+    )
+    group.add_argument(
+        "--allow-source-auto", action="store_true", help="whatever has no wheel may be built from source; each is named"
+    )
+    group.add_argument("--as-of", metavar="DATE", help="take the package index as it stood then: 2023-06-01, UTC")
+    group.add_argument("--no-bytecode", action="store_true", help="leave compiled bytecode out of images")
+
+
+def to_lock_options(namespace: argparse.Namespace) -> LockOptions | None:
+    """What was said of locking, or None if nothing was. Raises `UsageError`."""
+    options = LockOptions(
+        allow_source=tuple(namespace.allow_source),
+        allow_source_auto=namespace.allow_source_auto,
+        as_of=_moment(namespace.as_of) if namespace.as_of else None,
+        bytecode=not namespace.no_bytecode,
+    )
+    return None if options == LockOptions() else options
+
+
+def _moment(text: str) -> datetime:
+    """A date stands for its end, as `--as-of 2023-06-01` means the index on that day."""
+    try:
+        if len(text) == len("2023-06-01"):
+            day = date.fromisoformat(text)
+            return datetime(day.year, day.month, day.day, 23, 59, 59, tzinfo=UTC)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--as-of: {text!r} is not a date", "write 2023-06-01, or 2023-06-01T12:00:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def add_platform(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--platform`."""
+    parser.add_argument("--platform", metavar="OS/ARCH", help=f"{what}: linux/amd64 or linux/arm64")
+
+
+def to_platform(namespace: argparse.Namespace) -> Platform | None:
+    """The platform that was named, or None. Raises `InvalidPlatform`."""
+    return Platform.parse(namespace.platform) if namespace.platform else None
+
+
+# lock
+
+
+@dataclass(frozen=True, slots=True)
+class LockSettings:
+    """What to lock, for what, how, and where the lock is written besides the store."""
+
+    reference: Reference
+    platform: Platform | None
+    options: LockOptions | None
+    to: Path | None
+
+
+def _lock_arguments(parser: argparse.ArgumentParser) -> None:
+    add_reference(parser)
+    add_platform(parser, "what for (default: the spec's platforms, or this machine's architecture)")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="write pylock.toml here, too; `-` for stdout")
+    add_lock_options(parser)
+
+
+def _lock_settings(namespace: argparse.Namespace) -> LockSettings:
+    return LockSettings(to_reference(namespace), to_platform(namespace), to_lock_options(namespace), namespace.to)
+
+
+def _lock(settings: LockSettings, context: Context) -> int:
+    embedded = context.embedded
+    version = embedded.environments.version(settings.reference)
+    platforms = (settings.platform,) if settings.platform else embedded.platforms_of(version)
+    if settings.to and len(platforms) > 1:
+        raise UsageError("one file can't hold the locks of several platforms", "choose one with --platform")
+    locks = [embedded.locking.lock(version, each, settings.options, progress=context.progress) for each in platforms]
+    if settings.to is None:
+        documents = [_lock_document(str(version), each) for each in locks]
+        context.printer.data(documents[0] if len(documents) == 1 else documents)
+    elif str(settings.to) == "-":
+        context.printer.text(locks[0].to_pylock())
+    else:
+        embedded.export_lock(locks[0], settings.to)
+        context.printer.say(f"wrote {settings.to}")
+    return ExitStatus.DONE
+
+
+def _lock_document(name: str, lock: Lock) -> dict[str, Any]:
+    return {
+        "environment": name,
+        "lock": str(lock.digest),
+        "platform": str(lock.target.platform),
+        "python": lock.target.python,
+        "glibc": str(lock.target.glibc) if lock.target.glibc else None,
+        "base": str(lock.base) if lock.base else None,
+        "assumed": lock.base is None and lock.target.glibc is not None,
+        "as_of": lock.as_of,
+        "bytecode": lock.bytecode,
+        "resolver": lock.resolver,
+        "size": lock.size,
+        "packages": [
+            {
+                "name": each.name,
+                "version": each.version,
+                "size": each.artifact.size,
+                "source": each.built_from is not None,
+            }
+            for each in lock.packages
+        ],
+    }
+
+
+lock: Final = Verb(_lock_arguments, _lock_settings, _lock)
+
+
+# build
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """What to build, for what, and how."""
+
+    reference: Reference
+    platform: Platform | None
+    compression: Compression
+    options: LockOptions | None
+
+
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    add_reference(parser)
+    add_platform(parser, "what for (default: the spec's platforms, or this machine's architecture)")
+    parser.add_argument(
+        "--compression",
+        choices=[each.value for each in Compression],
+        default=Compression.ZSTD.value,
+        help="of the layers that are added; gzip for docker before 23 (default: %(default)s)",
+    )
+    add_lock_options(parser)
+
+
+def _build_settings(namespace: argparse.Namespace) -> BuildSettings:
+    return BuildSettings(
+        to_reference(namespace),
+        to_platform(namespace),
+        Compression(namespace.compression),
+        to_lock_options(namespace),
+    )
+
+
+def _build(settings: BuildSettings, context: Context) -> int:
+    embedded = context.embedded
+    version = embedded.environments.version(settings.reference)
+    platforms = (settings.platform,) if settings.platform else embedded.platforms_of(version)
+    documents = []
+    for platform in platforms:
+        built = embedded.building.build(
+            version,
+            platform,
+            compression=settings.compression,
+            options=settings.options,
+            progress=context.progress,
+        )
+        reused = built.record is None
+        size = sum(layer.size for layer, _ in built.image.layers)
+        if reused:
+            context.printer.say(f"{version} is built already")
+        else:
+            context.printer.say(
+                f"built {version}: {built.new_layers} new layers, {built.layers - built.new_layers} reused"
+            )
+        documents.append(
+            {
+                "environment": str(version),
+                "platform": str(platform),
+                "image": str(built.image.manifest.digest),
+                "lock": str(built.lock.digest),
+                "reused": reused,
+                "layers": len(built.image.layers),
+                "size": size,
+                "new_layers": built.new_layers,
+                "steps": [
+                    {"title": each.title, "seconds": each.seconds, "note": each.note}
+                    for each in (built.record.steps if built.record else ())
+                ],
+            }
+        )
+    context.printer.data(documents[0] if len(documents) == 1 else documents)
+    return ExitStatus.DONE
+
+
+build: Final = Verb(_build_arguments, _build_settings, _build)
+
+
+# export
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """What to export, where to, and how it is built if it is not yet."""
+
+    reference: Reference
+    platform: Platform | None
+    compression: Compression
+    options: LockOptions | None
+    to: str
+    force: bool
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to", required=True, metavar="TARGET", help="oci-archive:FILE, docker-archive:FILE or dir:PATH"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+    _build_arguments(parser)
+
+
+def _export_settings(namespace: argparse.Namespace) -> ExportSettings:
+    build = _build_settings(namespace)
+    return ExportSettings(
+        build.reference, build.platform, build.compression, build.options, namespace.to, namespace.force
+    )
+
+
+def _export(settings: ExportSettings, context: Context) -> int:
+    from mlenv.build.export import export_image
+
+    embedded = context.embedded
+    version = embedded.environments.version(settings.reference)
+    platforms = (settings.platform,) if settings.platform else embedded.platforms_of(version)
+    if len(platforms) > 1:
+        raise UsageError("an export holds the image of one platform", "choose one with --platform")
+    built = embedded.building.build(
+        version,
+        platforms[0],
+        compression=settings.compression,
+        options=settings.options,
+        progress=context.progress,
+    )
+    with context.progress.step(f"Writing {settings.to}"):
+        export_image(built.image, settings.to, embedded.blobs, name=str(version), force=settings.force)
+    context.printer.data({"environment": str(version), "image": str(built.image.manifest.digest), "to": settings.to})
+    return ExitStatus.DONE
+
+
+export: Final = Verb(_export_arguments, _export_settings, _export)

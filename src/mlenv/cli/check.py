@@ -1,0 +1,162 @@
+"""`mlenv check` and `mlenv diff`."""
+
+import argparse
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlenv.cli.arguments import add_reference, to_optional_reference
+from mlenv.cli.build import add_platform, to_platform
+from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
+from mlenv.cli.printer import Column, Output
+from mlenv.core.lock import Lock
+from mlenv.core.platform import Platform
+from mlenv.core.reference import Reference
+
+# check
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """
+    What to compare with what.
+
+    Attributes:
+        reference: The version whose lock counts, or None for the lock that the interpreter has at its prefix.
+        python: The interpreter; None for the active one.
+        container: Look into the version's image instead.
+    """
+
+    reference: Reference | None
+    python: Path | None
+    container: bool
+    platform: Platform | None
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    add_reference(parser)
+    parser.add_argument(
+        "--python",
+        type=Path,
+        metavar="PATH",
+        help="the interpreter to look at (default: that of the active environment, or `python` on PATH)",
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "container"), default="local", help="container: look into the version's image"
+    )
+    add_platform(parser, "whose lock counts (default: this machine's)")
+
+
+def _check_settings(namespace: argparse.Namespace) -> CheckSettings:
+    reference = to_optional_reference(namespace)
+    container = namespace.engine == "container"
+    if container and reference is None:
+        raise UsageError("the image of which environment?", "write NAME:VERSION")
+    if container and namespace.python:
+        raise UsageError("--python is for --engine local")
+    return CheckSettings(reference, namespace.python, container, to_platform(namespace))
+
+
+def active_python() -> Path | None:
+    """The interpreter that `python` means to the user here; None if that is ours, or there is none."""
+    if active := os.environ.get("VIRTUAL_ENV"):
+        for candidate in (Path(active, "bin", "python"), Path(active, "Scripts", "python.exe")):
+            if candidate.exists():
+                return candidate
+    found = shutil.which("python") or shutil.which("python3")
+    return Path(found) if found else None
+
+
+def _check(settings: CheckSettings, context: Context) -> int:
+    embedded = context.embedded
+    if settings.container:
+        assert settings.reference is not None
+        version = embedded.environments.version(settings.reference)
+        inspection, lock = embedded.running.inspect_container(version, progress=context.progress)
+    else:
+        from mlenv.run.inspect import installed_in
+
+        inspection = installed_in(settings.python or active_python())
+        lock = _lock(settings, context, inspection.lock, inspection.prefix)
+    report = inspection.check(lock)
+    if context.printer.output is Output.TABLE:
+        columns = (
+            Column("Package", "name"),
+            Column("Finding", "kind"),
+            Column("Locked", "expected"),
+            Column("Found", "found"),
+            Column("Files", "files"),
+            Column("Drift", "drift"),
+        )
+        context.printer.data([each.to_dict() for each in report.findings], columns)
+    else:
+        context.printer.data(report.to_dict())
+    where = f"{inspection.executable} (Python {report.python})"
+    if report.drift:
+        count = sum(1 for each in report.findings if each.drift)
+        context.printer.say(
+            f"drift: {count} findings in {where}, {report.matching} of {report.locked} packages as locked"
+        )
+    else:
+        context.printer.say(f"no drift: {report.matching} of {report.locked} packages as locked in {where}")
+    return ExitStatus.FAILED if report.drift else ExitStatus.DONE
+
+
+def _lock(settings: CheckSettings, context: Context, own: str | None, prefix: str) -> Lock:
+    if settings.reference is None:
+        if own is None:
+            raise UsageError(f"{prefix} has no lock of its own", "say which environment it should be: NAME:VERSION")
+        return Lock.from_pylock(own)
+    embedded = context.embedded
+    version = embedded.environments.version(settings.reference)
+    platform = settings.platform or embedded.host_platform
+    lock = embedded.locking.find(version, platform)
+    if lock is None:
+        raise UsageError(f"{version} is not locked for {platform}", f"lock it with `mlenv environment lock {version}`")
+    return lock
+
+
+check: Final = Verb(_check_arguments, _check_settings, _check, Output.TABLE)
+
+
+# diff
+
+
+@dataclass(frozen=True, slots=True)
+class DiffSettings:
+    """Two versions, and the platform whose locks count."""
+
+    old: Reference
+    new: Reference
+    platform: Platform | None
+
+
+def _diff_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="A", help="a version: NAME:VERSION, NAME@LABEL, azureml:…, or an ARM id")
+    parser.add_argument("new", metavar="B", help="another")
+    add_platform(parser, "whose locks count (default: linux on this machine's architecture)")
+
+
+def _diff_settings(namespace: argparse.Namespace) -> DiffSettings:
+    return DiffSettings(Reference.parse(namespace.old), Reference.parse(namespace.new), to_platform(namespace))
+
+
+def _diff(settings: DiffSettings, context: Context) -> int:
+    from mlenv.cli.difference import render
+    from mlenv.core.diff import compare_environments
+
+    embedded = context.embedded
+    old, new = (embedded.environments.version(each) for each in (settings.old, settings.new))
+    platform = settings.platform or embedded.host_platform
+    locks = [embedded.locking.lock(each, platform, progress=context.progress) for each in (old, new)]
+    difference = compare_environments((old.spec, locks[0]), (new.spec, locks[1]))
+    if context.printer.output is Output.TABLE:
+        context.printer.text(render(old, new, difference))
+    else:
+        context.printer.data({"old": str(old), "new": str(new), **difference.to_dict()})
+    return ExitStatus.DONE
+
+
+diff: Final = Verb(_diff_arguments, _diff_settings, _diff, Output.TABLE)

@@ -1,0 +1,78 @@
+"""Where the command line begins and ends: parse, run, and say what went wrong, in one place."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from mlenv.cli.command import Context, ExitStatus, UsageError
+from mlenv.cli.parser import parse
+from mlenv.cli.printer import Printer
+from mlenv.errors import MlenvError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run a command line.
+
+    Args:
+        arguments: Without the program's name; None for the process's own.
+
+    Returns:
+        The exit status: 0 done, 1 refused or failed, 2 bad command line, 130 interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    # Until the command line is understood, its options can only be guessed.
+    printer = Printer(verbose=not {"--verbose", "--debug"}.isdisjoint(arguments))
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Nobody reads any more. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.PIPE
+    except KeyboardInterrupt:
+        printer.error("interrupted")
+        return ExitStatus.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - this is the edge; nothing above would say it better
+        return report(error, printer)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parsed = parse(arguments)
+    general = parsed.general
+    printer = Printer(general.output, query=general.query, verbose=general.verbose, quiet=general.quiet)
+    if parsed.verb is None:
+        printer.text(parsed.text or "")
+        return ExitStatus.DONE
+    context = Context(printer)
+    try:
+        return parsed.verb.run(parsed.settings, context)
+    finally:
+        context.close()
+
+
+def report(error: BaseException, printer: Printer) -> int:
+    """Say what went wrong: each fault on a line of its own, hints after it. Returns the exit status."""
+    if isinstance(error, BaseExceptionGroup):
+        return max(report(each, printer) for each in error.exceptions)
+    if isinstance(error, MlenvError):
+        lines: Sequence[str] = getattr(error, "difference", ())
+        printer.error(str(error), hint=error.hint, detail=error.detail, lines=lines)
+        return ExitStatus.USAGE if isinstance(error, UsageError) else ExitStatus.FAILED
+    if isinstance(error, OSError) and error.strerror:
+        what = f"{error.filename}: " if error.filename is not None else ""
+        printer.error(f"{what}{error.strerror}", detail=_traceback(error))
+        return ExitStatus.FAILED
+    hint = None if printer.verbose else "this is a fault in mlenv; `--verbose` shows where it happened"
+    printer.error(f"unexpected {type(error).__name__}: {error}", hint=hint, detail=_traceback(error))
+    return ExitStatus.FAILED
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error)).rstrip()

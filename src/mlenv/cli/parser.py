@@ -1,0 +1,253 @@
+"""
+The command line's grammar. It only parses: a command's module is imported when that command is asked for.
+
+A new command is a line in `COMMANDS`, whose target is a `Verb`: `"mlenv.cli.environment:create"`.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from mlenv.cli.command import UsageError, Verb
+from mlenv.cli.printer import Output
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    A word of the command line.
+
+    Attributes:
+        name: The word.
+        summary: What it does, for `--help`.
+        target: Its `Verb`, as `module:attribute`; None for a group.
+        children: What follows it, for a group.
+        takes_command: A command of the user's own follows after `--`; it becomes `arguments.command`, a tuple.
+    """
+
+    name: str
+    summary: str
+    target: str | None = None
+    children: tuple["Command", ...] = ()
+    takes_command: bool = False
+
+
+_ENVIRONMENT: Final = "mlenv.cli.environment"
+
+COMMANDS: Final = Command(
+    "mlenv",
+    "The registry for ML environments that you host yourself.",
+    children=(
+        Command(
+            "environment",
+            "Define, find and archive environments.",
+            children=(
+                Command("create", "Register a version of an environment.", f"{_ENVIRONMENT}:create"),
+                Command("show", "Print one version.", f"{_ENVIRONMENT}:show"),
+                Command("list", "List environments, or the versions of one.", f"{_ENVIRONMENT}:list_all"),
+                Command("lock", "Resolve a version to exact bytes, once.", "mlenv.cli.build:lock"),
+                Command("build", "Build the image of a version.", "mlenv.cli.build:build"),
+                Command("export", "Write the image of a version to a file or directory.", "mlenv.cli.build:export"),
+                Command("update", "Change a version's description and tags.", f"{_ENVIRONMENT}:update"),
+                Command("archive", "Hide a version, or an environment, from lists.", f"{_ENVIRONMENT}:archive"),
+                Command("restore", "Show an archived version or environment again.", f"{_ENVIRONMENT}:restore"),
+                Command(
+                    "label",
+                    "Point names such as `production` at versions.",
+                    children=(
+                        Command("set", "Point a label at a version.", "mlenv.cli.label:set_label"),
+                        Command("list", "List labels, with their history.", "mlenv.cli.label:list_labels"),
+                    ),
+                ),
+            ),
+        ),
+        Command("run", "Run a command in an environment.", "mlenv.cli.run:run", takes_command=True),
+        Command("shell", "Start a shell in an environment.", "mlenv.cli.run:shell"),
+        Command(
+            "kernel",
+            "Use environments from Jupyter.",
+            children=(Command("install", "Add a kernel that runs in a version.", "mlenv.cli.run:kernel_install"),),
+        ),
+        Command("check", "Compare what is installed with what is locked.", "mlenv.cli.check:check"),
+        Command("diff", "Compare two versions.", "mlenv.cli.check:diff"),
+        Command(
+            "base",
+            "Keep base images.",
+            children=(
+                Command("create", "Make a minimal Debian base with Python.", "mlenv.cli.base:create"),
+                Command("import", "Bring in an image from disk.", "mlenv.cli.base:import_"),
+                Command("list", "List base images.", "mlenv.cli.base:list_all"),
+                Command("show", "Say what a base image offers.", "mlenv.cli.base:show"),
+            ),
+        ),
+        Command(
+            "store",
+            "Look after the store.",
+            children=(Command("verify", "Check that everything named is whole.", "mlenv.cli.store:verify"),),
+        ),
+        Command("doctor", "Say what this machine has, and what is missing.", "mlenv.cli.doctor:doctor"),
+        Command("schema", "Print the JSON Schema of the environment YAML.", "mlenv.cli.schema:schema"),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Globals:
+    """
+    What every command takes.
+
+    Attributes:
+        output: How data is printed.
+        query: A JMESPath expression over it, or None.
+        verbose: Tell more, above all about errors.
+        quiet: Tell only errors.
+    """
+
+    output: Output = Output.JSON
+    query: str | None = None
+    verbose: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What the command line says: what to do, or a help text to print instead."""
+
+    verb: Verb[Any] | None
+    settings: Any
+    general: Globals
+    text: str | None = None
+
+
+class _HelpAsked(Exception):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"see `{self.prog} --help`")
+
+    def print_help(self, file: Any = None) -> None:
+        raise _HelpAsked
+
+
+def parse(arguments: Sequence[str], environment: os._Environ[str] | dict[str, str] = os.environ) -> Parsed:
+    """
+    Read a command line.
+
+    Args:
+        arguments: Without the program's name.
+        environment: `MLENV_OUTPUT` says how data is printed, unless `--output` does.
+
+    Raises:
+        UsageError: It makes no sense.
+    """
+    words, command, rest = _walk(list(arguments))
+    if command.target is None:
+        return _parse_group(words, command, rest)
+    module, _, attribute = command.target.partition(":")
+    verb: Verb[Any] = getattr(importlib.import_module(module), attribute)
+    parser = _Parser(" ".join(words), description=command.summary, allow_abbrev=False)
+    verb.arguments(parser)
+    _add_globals(parser, verb.output)
+    if command.takes_command:
+        parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " -- COMMAND …"
+    own: list[str] = []
+    if command.takes_command and "--" in rest:
+        cut = rest.index("--")
+        rest, own = rest[:cut], rest[cut + 1 :]
+    try:
+        namespace, unknown = parser.parse_known_args(rest)
+    except _HelpAsked:
+        return Parsed(None, None, Globals(), parser.format_help())
+    if unknown:
+        raise _unknown(unknown[0], parser)
+    if command.takes_command:
+        namespace.command = tuple(own)
+    default = environment.get("MLENV_OUTPUT") or verb.output
+    return Parsed(verb, verb.settings(namespace), _globals(namespace, default))
+
+
+def _walk(arguments: list[str]) -> tuple[list[str], Command, list[str]]:
+    """Follow the words that are commands: their names, the last of them, and the arguments that are none."""
+    words, command, rest = [COMMANDS.name], COMMANDS, []
+    while command.children and arguments:
+        word = arguments.pop(0)
+        if word.startswith("-"):
+            rest.append(word)
+            if word in {"-o", "--output", "--query"} and arguments:
+                rest.append(arguments.pop(0))
+            continue
+        following = next((each for each in command.children if each.name == word), None)
+        if following is None:
+            raise _no_command(word, words, command)
+        words.append(word)
+        command = following
+    return words, command, rest + arguments
+
+
+def _parse_group(words: list[str], command: Command, rest: list[str]) -> Parsed:
+    parser = _Parser(" ".join(words), description=command.summary, allow_abbrev=False)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for each in command.children:
+        subparsers.add_parser(each.name, help=each.summary, add_help=False)
+    if command is COMMANDS:
+        parser.add_argument("--version", action="store_true", help="print the version of mlenv")
+    _add_globals(parser, Output.JSON)
+    try:
+        namespace, unknown = parser.parse_known_args(rest)
+    except _HelpAsked:
+        return Parsed(None, None, Globals(), parser.format_help())
+    if unknown:
+        raise _unknown(unknown[0], parser)
+    if getattr(namespace, "version", False):
+        from mlenv import __version__
+
+        return Parsed(None, None, Globals(), f"mlenv {__version__}\n")
+    return Parsed(None, None, Globals(), parser.format_help())
+
+
+def _add_globals(parser: argparse.ArgumentParser, default: Output) -> None:
+    group = parser.add_argument_group("what every command takes")
+    formats = "|".join(Output)
+    group.add_argument(
+        "-o", "--output", metavar="FORMAT", help=f"{formats} (default: $MLENV_OUTPUT, or {default.value})"
+    )
+    group.add_argument("--query", metavar="JMESPATH", help="print only this part of the data (jmespath.org)")
+    group.add_argument("--verbose", "--debug", action="store_true", help="tell more, above all about errors")
+    group.add_argument("--quiet", "--only-show-errors", action="store_true", help="tell only errors")
+
+
+def _globals(namespace: argparse.Namespace, default: str) -> Globals:
+    text = namespace.output or default
+    try:
+        output = Output(text)
+    except ValueError:
+        where = "--output" if namespace.output else "MLENV_OUTPUT"
+        raise UsageError(f"{where}: no output format is called {text!r}", f"use {', '.join(Output)}") from None
+    return Globals(output, namespace.query, namespace.verbose, namespace.quiet)
+
+
+def _no_command(word: str, words: list[str], command: Command) -> UsageError:
+    names = [each.name for each in command.children]
+    near = [name for name in names if word and name.startswith(word)]
+    near = near or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    before = " ".join(words)
+    hint = f"did you mean `{before} {near[0]}`?" if near else f"its commands are {', '.join(names)}"
+    return UsageError(f"{before} has no command {word!r}", hint)
+
+
+def _unknown(argument: str, parser: argparse.ArgumentParser) -> UsageError:
+    option = argument.split("=")[0]
+    if not option.startswith("-") or option == "-":
+        return UsageError(f"one argument too many: {argument!r}", f"see `{parser.prog} --help`")
+    known = [name for action in parser._actions for name in action.option_strings]
+    near = difflib.get_close_matches(option, known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else f"see `{parser.prog} --help`"
+    return UsageError(f"{parser.prog} has no option {option!r}", hint)

@@ -1,0 +1,207 @@
+"""Downloads: artifacts from where a lock says they are, resumed when a server breaks off (RFC 9110, §14)."""
+
+import base64
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from mlenv.core.lock import Artifact
+from mlenv.core.spec import PUBLIC, Sources
+from mlenv.resolve.credentials import Realm, credentials_for, index_for, realm_of, redact
+from mlenv.resolve.failures import CredentialsRefused, IndexUnreachable
+
+if TYPE_CHECKING:
+    import httpx
+
+CHUNK: Final = 1 << 20
+_RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class _Broken(Exception):
+    """This try came to nothing; another one may do better."""
+
+
+class HttpFetcher:
+    """
+    Brings artifacts over HTTP, or from `file:` URLs. One may serve many threads.
+
+    Args:
+        timeout: Seconds without any byte, and for connecting.
+        attempts: Tries in a row that bring nothing, after which a download is given up.
+        pause: Sleeps between tries, in seconds.
+    """
+
+    def __init__(
+        self, *, timeout: float = 30.0, attempts: int = 3, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._timeout = timeout
+        self._attempts = attempts
+        self._pause = pause
+        self._client: httpx.Client | None = None
+        self._lock = threading.Lock()
+        self._known: dict[Realm, str] = {}
+
+    def close(self) -> None:
+        """Drop open connections."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def fetch(self, artifact: Artifact, sources: Sources) -> Iterator[bytes]:
+        """
+        The artifact's bytes as they come, unchecked: the caller checks size and digest.
+
+        Raises:
+            IndexUnreachable: It is not there, or nothing came within the timeout.
+            CredentialsRefused: Credentials are wanted, or were refused.
+        """
+        if artifact.url is None:
+            raise IndexUnreachable(artifact.filename, "it was built here and has no address")
+        return self.stream(artifact.url, sources)
+
+    def stream(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*") -> Iterator[bytes]:
+        """The bytes at a URL, in chunks of at most `CHUNK`. Raises as `fetch` does."""
+        if urlsplit(url).scheme == "file":
+            yield from _read_file(url)
+            return
+        done, idle, mark = 0, 0, ""
+        while True:
+            before = done
+            try:
+                with self._open(url, sources, accept, done, mark) as response:
+                    mark = mark or response.headers.get("etag") or response.headers.get("last-modified") or ""
+                    skip = 0 if response.status_code == 206 else done
+                    for chunk in _raw_chunks(response):
+                        fresh = chunk[skip:]
+                        skip -= len(chunk) - len(fresh)
+                        if fresh:
+                            done += len(fresh)
+                            yield fresh
+                    return
+            except _Broken as error:
+                idle = 1 if done > before else idle + 1
+                if idle >= self._attempts:
+                    raise IndexUnreachable(redact(url), str(error)) from error.__cause__
+                self._pause(0.5 * 2**idle)
+
+    def size_of(self, url: str, sources: Sources = PUBLIC) -> int:
+        """How many bytes are at a URL: as the server says, or else counted. Raises as `fetch` does."""
+        if urlsplit(url).scheme == "file":
+            return sum(len(chunk) for chunk in _read_file(url))
+        with self._open(url, sources, "*/*", 0, "", method="HEAD") as response:
+            length = response.headers.get("content-length", "")
+        return int(length) if length.isdigit() else sum(len(chunk) for chunk in self.stream(url, sources))
+
+    def read(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*", limit: int = 1 << 28) -> bytes:
+        """A small document. Raises as `fetch` does, and `IndexUnreachable` if it has more than `limit` bytes."""
+        data = bytearray()
+        for chunk in self.stream(url, sources, accept=accept):
+            data += chunk
+            if len(data) > limit:
+                raise IndexUnreachable(redact(url), f"it has more than {limit} bytes")
+        return bytes(data)
+
+    @contextmanager
+    def _open(
+        self, url: str, sources: Sources, accept: str, start: int, mark: str, *, method: str = "GET"
+    ) -> Iterator["httpx.Response"]:
+        import httpx
+
+        headers = {"Accept": accept, "Accept-Encoding": "identity"}
+        if start:
+            headers |= {"Range": f"bytes={start}-"} | ({"If-Range": mark} if mark and mark[:2] != "W/" else {})
+        try:
+            response = self._send(method, url, headers, sources)
+            try:
+                _check(response, url, sources, start)
+                yield response
+            finally:
+                response.close()
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise IndexUnreachable(redact(url), f"not an address that can be fetched: {error}") from error
+        except httpx.TooManyRedirects as error:
+            raise IndexUnreachable(redact(url), "it redirects in a circle") from error
+        except httpx.TransportError as error:
+            raise _Broken(_describe(error)) from error
+
+    def _send(self, method: str, url: str, headers: dict[str, str], sources: Sources) -> "httpx.Response":
+        """Send a request; credentials are looked for once the server wants them, and kept for its realm."""
+        client = self._get_client()
+        realm = realm_of(url)
+        known = self._known.get(realm)
+        # NOTE: a plain header, not httpx's `auth`: that is what httpx drops when a redirect leads to another host.
+        sent = headers | ({"Authorization": known} if known else {})
+        response = client.send(client.build_request(method, url, headers=sent), stream=True)
+        unknown = known is None and response.status_code in (401, 403) and realm_of(str(response.url)) == realm
+        if unknown and (found := credentials_for(url, sources)):
+            response.close()
+            known = "Basic " + base64.b64encode(":".join(found).encode()).decode()
+            response = client.send(
+                client.build_request(method, url, headers=headers | {"Authorization": known}), stream=True
+            )
+            if response.status_code < 400:
+                self._known[realm] = known
+        return response
+
+    def _get_client(self) -> "httpx.Client":
+        import httpx
+
+        with self._lock:
+            if self._client is None:
+                self._client = httpx.Client(timeout=self._timeout, follow_redirects=True)
+            return self._client
+
+
+def _check(response: "httpx.Response", url: str, sources: Sources, start: int) -> None:
+    status = response.status_code
+    if status in (401, 403):
+        index = index_for(url, sources)
+        raise CredentialsRefused(redact(str(response.url)), status, index=index.name if index else None)
+    if status in _RETRIED:
+        raise _Broken(f"the server says {status}")
+    if status == 404 or status == 410:
+        raise IndexUnreachable(redact(url), f"it is not there ({status})", hint=_GONE)
+    if status == 206 and not response.headers.get("content-range", "").startswith(f"bytes {start}-"):
+        raise _Broken("the server sent another part than was asked for")
+    if status not in (200, 206):
+        raise IndexUnreachable(redact(url), f"the server says {status}")
+
+
+_GONE: Final = "the index has forgotten it, or the address is wrong: look at it there, or lock a new version"
+
+
+def _raw_chunks(response: "httpx.Response") -> Iterator[bytes]:
+    """The body; one that ends before its announced length counts as broken off."""
+    length = response.headers.get("content-length", "")
+    got = 0
+    for chunk in response.iter_raw():
+        got += len(chunk)
+        yield chunk
+    if length.isdigit() and got < int(length):
+        raise _Broken(f"the server broke off after {got} of {length} bytes")
+
+
+def _read_file(url: str) -> Iterator[bytes]:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise IndexUnreachable(redact(url), "a file URL of another machine")
+    try:
+        with Path(url2pathname(parts.path)).open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise IndexUnreachable(redact(url), error.strerror or "it can't be read", hint=_GONE) from error
+
+
+def _describe(error: "httpx.TransportError") -> str:
+    import httpx
+
+    if isinstance(error, httpx.TimeoutException):
+        return "nothing came within the timeout"
+    return str(error) or type(error).__name__

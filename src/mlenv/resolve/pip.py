@@ -1,0 +1,214 @@
+"""The resolver for pip's world: uv, asked for a target, and what is around it."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from mlenv.core.digest import Digest
+from mlenv.core.lock import Artifact, LockedPackage
+from mlenv.core.platform import Platform
+from mlenv.core.progress import Progress
+from mlenv.core.spec import Requirement
+from mlenv.resolve.diagnosis import Diagnosis
+from mlenv.resolve.explanation import Explanation
+from mlenv.resolve.failures import NoWheel
+from mlenv.resolve.index_http import HttpFetcher
+from mlenv.resolve.interface import Resolution, ResolveRequest
+from mlenv.resolve.requirement_lines import Line, parse_lines
+from mlenv.resolve.session import Session
+from mlenv.resolve.source_build import OLD_SETUPTOOLS, build_wheel
+from mlenv.resolve.uv_input import Attempt, pinned_names
+from mlenv.resolve.uv_output import Found, FoundFile
+from mlenv.resolve.uv_process import Uv
+
+#: Runs of uv that one resolution may take before it is given up: each allowed source build costs one.
+_ROUNDS: Final = 40
+
+
+class PipResolver:
+    """
+    Resolves with uv.
+
+    Args:
+        uv_cache: uv's cache directory; safe to share between processes.
+        fetcher: Brings sources to build, sizes that an index does not tell, and pages that explain a failure.
+        host: This machine, for which compiled packages can be built.
+        public_index: The index that holds where a spec names none: a mirror of the public one. None takes uv's.
+        timeout: Seconds for one run of uv.
+        build_timeout: Seconds for one build from source.
+        find_python: The path of an interpreter of a minor version (`3.11`) on this machine, or None if there is none;
+            builds use it. Without this, uv is asked.
+        binary: The uv to run; None finds it.
+    """
+
+    def __init__(
+        self,
+        uv_cache: Path,
+        *,
+        fetcher: HttpFetcher,
+        host: Platform,
+        public_index: str | None = None,
+        timeout: float = 600.0,
+        build_timeout: float = 1800.0,
+        find_python: Callable[[str], str | None] | None = None,
+        binary: str | None = None,
+    ) -> None:
+        self._uv = Uv(uv_cache, binary=binary)
+        self._fetcher = fetcher
+        self._host = host
+        self._find_python = find_python
+        self._public_index = public_index
+        self._timeout = timeout
+        self._build_timeout = build_timeout
+
+    def resolve(self, request: ResolveRequest, *, workdir: Path, progress: Progress) -> Resolution:
+        """
+        Resolve; see `mlenv.resolve.interface.Resolver`.
+
+        Raises:
+            ResolutionFailed: There is no answer.
+            ExceptionGroup: Several lines are not requirements.
+            IndexUnreachable, CredentialsRefused, UvMissing, UvTimeout: What was needed did not answer.
+        """
+        lines = parse_lines(request.requirements, request.seeds)
+        attempt = Attempt(request, lines, parse_lines(request.constraints))
+        public = None if request.sources.default else self._public_index or self._uv.public_index
+        session = Session(self._uv, workdir / "uv", public=public, timeout=self._timeout, find_python=self._find_python)
+        asked = sum(not each.seed for each in lines)
+        title = f"Resolving {asked} requirement{'s' * (asked != 1)} for Python {request.target.python}, {request.target.platform}"
+        with progress.step(title) as step:
+            attempt, found = self._solve(session, attempt, progress)
+            edges = session.edges(attempt, found)
+            wheels = self._describe([each.wheel for each in found if each.wheel], request)
+            step.note(f"{len(found)} packages")
+        packages, built = [], {}
+        requested = {each.name for each in lines if not each.seed}
+        for each in found:
+            source = None
+            if each.wheel is not None:
+                artifact = wheels[each.wheel.url]
+            else:
+                path, artifact, source = self._build(each, session, attempt, workdir, progress)
+                built[artifact.digest] = path
+            package = LockedPackage(
+                each.name, each.version, artifact, edges.get(each.name, ()), each.name in requested, source
+            )
+            packages.append(package)
+        return Resolution(tuple(packages), self._uv.version, built)
+
+    def _solve(self, session: Session, attempt: Attempt, progress: Progress) -> tuple[Attempt, tuple[Found, ...]]:
+        """
+        Run uv until it has an answer: a failure may name source that is allowed, or be the fault of our own seeds.
+
+        Returns:
+            The attempt that has an answer, and the answer.
+        """
+        for _ in range(_ROUNDS):
+            outcome = session.run(attempt)
+            names = [each.name for each in outcome.found or ()]
+            # A pin to an index holds for what is asked for directly only: what turns out to be needed is asked for.
+            if pins := _unpinned(attempt, names, outcome.explanation):
+                attempt = attempt.with_lines((*attempt.lines, *pins))
+                continue
+            if outcome.found is not None:
+                _tell_builds(attempt, outcome.found, progress)
+                return attempt, outcome.found
+            following = self._retry(session, attempt, outcome.explanation, progress)
+            if following is None:
+                break
+            attempt = following
+        diagnosis = Diagnosis(session, attempt, self._fetcher)
+        raise diagnosis.failure(outcome.explanation) from None
+
+    def _retry(
+        self, session: Session, attempt: Attempt, explanation: Explanation, progress: Progress
+    ) -> Attempt | None:
+        """What to try after a failure, or None if it stands."""
+        request = attempt.request
+        allowed = {
+            name
+            for name in explanation.no_wheel
+            if (request.allow_source_auto or name in request.allow_source) and name not in attempt.source
+        }
+        if allowed:
+            return replace(attempt, source=attempt.source | allowed)
+        if explanation.broken_build and attempt.setuptools is None and "pkg_resources" in explanation.text:
+            return replace(attempt, setuptools=OLD_SETUPTOOLS)
+        seeds = {each.name for each in attempt.lines if each.seed and explanation.mentions(each.name)}
+        if not seeds or explanation.unreachable:
+            return None
+        loose = attempt.with_lines(
+            each.relaxed() if each.name in seeds and each.seed else each for each in attempt.lines
+        )
+        without = attempt.with_lines(each for each in attempt.lines if not (each.name in seeds and each.seed))
+        for changed in (loose, without):
+            if changed != attempt and session.run(changed).found is not None:
+                progress.warn(f"{', '.join(sorted(seeds))} as usual does not fit these requirements, and gives way")
+                return changed
+        return None
+
+    def _build(
+        self, found: Found, session: Session, attempt: Attempt, workdir: Path, progress: Progress
+    ) -> tuple[Path, Artifact, Artifact]:
+        lines = _lines_of(found.name, attempt)
+        if found.source is None or found.name not in attempt.source:
+            failure = NoWheel(f"{found.name} {found.version} has no wheel that runs on the target", lines=lines)
+            failure.projects = (found.name,)
+            raise failure
+        with progress.step(f"Building {found.name} {found.version} from source"):
+            path, source = build_wheel(
+                found,
+                found.source,
+                attempt=attempt,
+                session=session,
+                fetcher=self._fetcher,
+                host=self._host,
+                directory=workdir / "build" / found.name,
+                lines=lines,
+                timeout=self._build_timeout,
+            )
+            with path.open("rb") as file:
+                digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
+        return path, Artifact(path.name, path.stat().st_size, digest, None), source
+
+    def _describe(self, files: Sequence[FoundFile], request: ResolveRequest) -> dict[str, Artifact]:
+        """Size and digest of every wheel, by URL; asked for where the index does not tell."""
+        with ThreadPoolExecutor(8, thread_name_prefix="describe") as pool:
+            return dict(
+                zip(
+                    [each.url for each in files],
+                    pool.map(lambda each: self._artifact(each, request), files),
+                    strict=True,
+                )
+            )
+
+    def _artifact(self, file: FoundFile, request: ResolveRequest) -> Artifact:
+        if file.sha256 is not None:
+            size = file.size if file.size is not None else self._fetcher.size_of(file.url, request.sources)
+            return Artifact(file.filename, size, Digest.parse(f"sha256:{file.sha256}"), file.url)
+        digest, size = hashlib.sha256(), 0
+        for chunk in self._fetcher.stream(file.url, request.sources):
+            digest.update(chunk)
+            size += len(chunk)
+        return Artifact(file.filename, size, Digest(digest.hexdigest()), file.url)
+
+
+def _unpinned(attempt: Attempt, names: Sequence[str], explanation: Explanation) -> list[Line]:
+    """Lines for what is pinned to an index and comes in, or fails to, only through others."""
+    direct = {each.name for each in attempt.lines}
+    pinned = pinned_names(attempt.request.sources) - direct
+    wanted = {name for name in pinned if name in names or (not names and explanation.mentions(name))}
+    return [Line(Requirement(name), name, name, seed=True) for name in sorted(wanted)]
+
+
+def _lines_of(name: str, attempt: Attempt) -> list[Requirement]:
+    return [each.source for each in attempt.lines if each.name == name and not each.seed]
+
+
+def _tell_builds(attempt: Attempt, found: Sequence[Found], progress: Progress) -> None:
+    names = [each.name for each in found if each.wheel is None]
+    if attempt.request.allow_source_auto and names:
+        progress.warn(f"built from source, since there is no wheel: {', '.join(names)}")

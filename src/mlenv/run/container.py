@@ -1,0 +1,234 @@
+"""Running in a container: the image goes from our store to an engine once, and a command runs in it as if it ran here."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+from mlenv.core.digest import Digest
+from mlenv.core.image import INDEX_TYPE, MANIFEST_TYPE, Descriptor
+from mlenv.errors import InvalidInput
+from mlenv.run.engines import ContainerEngine, EngineFailed
+
+#: Seconds in which an image must be loaded.
+_LOAD_TIMEOUT: Final = 1800
+_ASK_TIMEOUT: Final = 60
+#: Directories of an image that nothing mounted may hide, nor lie in.
+_SYSTEM: Final = (
+    *("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/env", "/proc", "/sbin", "/sys"),
+    *("/usr/bin", "/usr/lib", "/usr/local/bin", "/usr/local/lib", "/usr/sbin"),
+)
+
+
+class UnmountablePath(InvalidInput):
+    """A directory that can't appear in a container under its own path."""
+
+    hint = "run from a project directory, such as one below your home"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"the directory {str(path)!r} would hide the container's own files")
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRun:
+    """
+    One run in a container.
+
+    Attributes:
+        image: What `load_image` gave.
+        command: The command and its arguments.
+        directory: Where it runs; mounted under its own path, writable.
+        mounts: Further directories, each mounted under its own path.
+        variables: Environment variables, besides those of the image.
+        terminal: Whether stdin and stdout are a terminal.
+        gpus: `all`, or a device number or name, or None.
+        network: `host`, `none`, or a network of the engine.
+    """
+
+    image: str
+    command: tuple[str, ...]
+    directory: Path
+    mounts: tuple[Path, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    terminal: bool = False
+    gpus: str | None = None
+    network: str = "host"
+
+
+def run_arguments(engine: ContainerEngine, run: ContainerRun) -> list[str]:
+    """
+    The command line, client first, that runs it: to be handed to `mlenv.run.process.run_command`.
+
+    Raises:
+        UnmountablePath: A directory would hide the container's own files.
+    """
+    arguments = [engine.executable, "run", "--rm", "--interactive", f"--network={run.network}"]
+    if run.terminal:
+        arguments.append("--tty")
+    # The command's output is the caller's: the engine need not keep a copy.
+    arguments += ["--log-driver=none", "--security-opt=label=disable"]
+    arguments += [*_identity(engine), *_limits(engine), *_gpus(engine, run.gpus)]
+    mounts = [_mount(path) for path in dict.fromkeys((run.directory, *run.mounts))]
+    arguments += [f"--mount={each}" for each in mounts]
+    arguments += ["--workdir", str(run.directory)]
+    for name, value in sorted(run.variables.items()):
+        arguments += ["--env", f"{name}={value}"]
+    command = list(run.command)
+    if engine.name == "docker" or engine.here.init:
+        arguments.append("--init")
+    else:
+        command = ["python", "-ISc", _init_script(), *command]
+    return [*arguments, run.image, *command]
+
+
+def load_image(engine: ContainerEngine, blobs: Path, manifest: Descriptor, *, name: str) -> str:
+    """
+    Bring an image into the engine's store, unless it is there.
+
+    Args:
+        engine: Which.
+        blobs: The `blobs` directory of the OCI image layout that has it.
+        manifest: The image.
+        name: What people will see it called: `mlenv/train:3`. Not what it is found by.
+
+    Returns:
+        What the engine knows it by.
+
+    Raises:
+        EngineFailed: It could not be loaded.
+    """
+    document = json.loads((blobs / "sha256" / manifest.digest.hex).read_bytes())
+    config = Digest.parse(document["config"]["digest"])
+    if engine.name == "podman":
+        return _load_by_podman(engine, blobs, manifest, config, name)
+    return _load_by_docker(engine, blobs, manifest, document, config, name)
+
+
+def _load_by_podman(engine: ContainerEngine, blobs: Path, manifest: Descriptor, config: Digest, name: str) -> str:
+    """podman calls an image by its configuration's digest, and reads an OCI layout where it lies."""
+    try:
+        engine.call(["image", "exists", config.hex], what="look for the image", timeout=_ASK_TIMEOUT)
+    except EngineFailed:
+        with tempfile.TemporaryDirectory(prefix="mlenv-") as directory:
+            layout = Path(directory)
+            _write_layout(layout, manifest, "image")
+            (layout / "blobs").symlink_to(blobs.resolve(), target_is_directory=True)
+            engine.call(["pull", "--quiet", f"oci:{layout}:image"], what="load the image", timeout=_LOAD_TIMEOUT)
+        engine.call(["tag", config.hex, f"localhost/{name}"], what="name the image", timeout=_ASK_TIMEOUT)
+    return config.hex
+
+
+def _load_by_docker(
+    engine: ContainerEngine, blobs: Path, manifest: Descriptor, document: Mapping[str, Any], config: Digest, name: str
+) -> str:
+    """docker takes an archive on stdin; ours is both an OCI layout and what `docker save` of old made."""
+    known = {str(config), str(manifest.digest)}
+    with suppress(EngineFailed):
+        arguments = ["image", "inspect", "--format", "{{.Id}}", name]
+        if engine.call(arguments, what="look for the image", timeout=_ASK_TIMEOUT) in known:
+            return name
+    with subprocess.Popen(
+        [engine.executable, "load", "--quiet"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        with suppress(BrokenPipeError):
+            _write_archive(process.stdin, blobs, manifest, document, name)
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        message = process.stderr.read().decode(errors="replace")
+    if process.returncode != 0:
+        raise EngineFailed(engine.name, "load the image", message)
+    return name
+
+
+def _write_layout(directory: Path, manifest: Descriptor, name: str) -> None:
+    """`oci-layout` and `index.json` (image-spec, image-layout.md) for one image."""
+    (directory / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
+    entry = {
+        "mediaType": MANIFEST_TYPE,
+        "digest": str(manifest.digest),
+        "size": manifest.size,
+        "annotations": {"org.opencontainers.image.ref.name": name},
+    }
+    (directory / "index.json").write_text(
+        json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]})
+    )
+
+
+def _write_archive(
+    stream: IO[bytes], blobs: Path, manifest: Descriptor, document: Mapping[str, Any], name: str
+) -> None:
+    paths = [f"blobs/sha256/{Digest.parse(each['digest']).hex}" for each in document["layers"]]
+    config = f"blobs/sha256/{Digest.parse(document['config']['digest']).hex}"
+    legacy = json.dumps([{"Config": config, "RepoTags": [name], "Layers": paths}]).encode()
+    with tempfile.TemporaryDirectory(prefix="mlenv-") as directory, tarfile.open(fileobj=stream, mode="w|") as archive:
+        _write_layout(Path(directory), manifest, name)
+        for file in ("oci-layout", "index.json"):
+            archive.add(Path(directory) / file, file)
+        entry = tarfile.TarInfo("manifest.json")
+        entry.size = len(legacy)
+        archive.addfile(entry, io.BytesIO(legacy))
+        for path in dict.fromkeys([f"blobs/sha256/{manifest.digest.hex}", config, *paths]):
+            archive.add(blobs.parent / path if blobs.name == "blobs" else blobs / path.removeprefix("blobs/"), path)
+
+
+def _identity(engine: ContainerEngine) -> list[str]:
+    """What is written to a mounted directory belongs to who runs it."""
+    if engine.here.uid <= 0:
+        return []
+    if engine.name == "podman":
+        return ["--userns=keep-id"]
+    # There is no such user in the image, so there is no home either.
+    return [f"--user={engine.here.uid}:{engine.here.gid}", "--env=HOME=/tmp"]
+
+
+def _limits(engine: ContainerEngine) -> list[str]:
+    """Root's podman asks for limits that root itself may not have, inside another container or a small machine."""
+    if engine.name != "podman":
+        return []
+    here = engine.here
+    arguments = [] if here.owns_cgroups else ["--cgroups=disabled"]
+    if not here.raises_limits:
+        arguments += [
+            f"--ulimit=nofile={here.open_files}:{here.open_files}",
+            f"--ulimit=nproc={here.processes}:{here.processes}",
+        ]
+    return arguments
+
+
+def _gpus(engine: ContainerEngine, gpus: str | None) -> list[str]:
+    """NVIDIA devices: docker's own flag, or podman's by the Container Device Interface."""
+    if gpus is None:
+        return []
+    if engine.name == "docker":
+        return [f"--gpus={gpus if gpus == 'all' else f'device={gpus}'}"]
+    return [f"--device=nvidia.com/gpu={gpus}"]
+
+
+def _mount(path: Path) -> str:
+    """A bind mount, as the comma separated list that `--mount` takes."""
+    absolute = os.path.abspath(path)
+    if any(f"{each}/".startswith(absolute.rstrip("/") + "/") or absolute.startswith(f"{each}/") for each in _SYSTEM):
+        raise UnmountablePath(path)
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(["type=bind", f"source={absolute}", f"destination={absolute}"])
+    return out.getvalue()
+
+
+def _init_script() -> str:
+    from importlib import resources
+
+    return resources.files("mlenv.run").joinpath("_init_script.py").read_text("utf-8")

@@ -1,0 +1,174 @@
+"""Running without a container: a lock becomes a read-only prefix on this machine, made once and found again at once."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from mlenv import faults
+from mlenv.core.digest import Digest
+from mlenv.core.lock import Lock
+from mlenv.core.progress import Progress
+from mlenv.core.spec import canonical_json
+from mlenv.errors import Unavailable
+from mlenv.run.activation import scripts_directory
+from mlenv.run.interface import BytecodeCompiler, WheelFiles
+from mlenv.run.links import remove_tree
+from mlenv.run.prefix import LOCK_NAME, lay_out, protect
+from mlenv.run.pythons import HostPython
+from mlenv.run.support import require_support
+from mlenv.run.unpacked import RECIPE, UnpackedWheels
+
+#: Seconds to wait for another process that makes the same prefix.
+_PATIENCE: Final = 1800
+_STAGING: Final = ".staging-"
+
+
+class PrefixBusy(Unavailable):
+    """Another process has been making the same prefix for too long."""
+
+    hint = "look whether another `mlenv` hangs, end it, and run again"
+
+    def __init__(self, prefix: Path) -> None:
+        super().__init__(f"another process has been making {prefix} for more than {_PATIENCE} seconds")
+        self.prefix = prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """
+    A materialised environment.
+
+    Attributes:
+        path: Its root: `sys.prefix` of what runs in it.
+        python: The interpreter it was made for.
+        reused: Whether it was there already.
+        unpacked: How many wheels had to be unpacked for it; the others were in the cache.
+    """
+
+    path: Path
+    python: HostPython
+    reused: bool
+    unpacked: int = 0
+
+    @property
+    def interpreter(self) -> Path:
+        """Its own `python`."""
+        return scripts_directory(self.path) / ("python.exe" if sys.platform == "win32" else "python")
+
+
+def prefix_path(lock: Lock, python: HostPython, prefixes: Path) -> Path:
+    """Where the prefix for a lock and an interpreter is, or will be."""
+    content = {"recipe": RECIPE, "lock": str(lock.digest), "python": python.version, "path": str(python.path)}
+    return prefixes / Digest.of(canonical_json(content).encode()).hex[:32]
+
+
+def materialise(
+    lock: Lock,
+    python: HostPython,
+    *,
+    wheels: WheelFiles,
+    cache: Path,
+    prefixes: Path,
+    compiler: BytecodeCompiler | None,
+    progress: Progress,
+) -> Prefix:
+    """
+    The prefix for a lock; it is made if it is not there. Any number of processes may ask for it at once.
+
+    Args:
+        lock: What is in it.
+        python: What it runs on.
+        wheels: Where the lock's wheels are; asked only for those that are not in the cache.
+        cache: A directory for unpacked wheels, best in the same file system as `prefixes`.
+        prefixes: The directory of all prefixes.
+        compiler: Compiles bytecode where the lock wants it; None for none.
+        progress: Told of the steps.
+
+    Raises:
+        NotSupportedHere: The lock can't run on this machine or this Python.
+        InvalidWheel: A wheel is not one that may be installed.
+        ClashingFiles: Two packages can't be installed together.
+        PrefixBusy: Another process has been making it for too long.
+    """
+    final = prefix_path(lock, python, prefixes)
+    if _is_whole(final):
+        return Prefix(final, python, reused=True)
+    require_support(lock, python)
+    prefixes.mkdir(parents=True, exist_ok=True)
+    unpacked = UnpackedWheels(
+        cache / "wheels",
+        python=python.minor,
+        windows=python.platform.os == "windows",
+        bytecode=lock.bytecode and compiler is not None,
+    )
+    unpacked.directory.mkdir(parents=True, exist_ok=True)
+    with _alone(final):
+        if _is_whole(final):
+            return Prefix(final, python, reused=True)
+        _sweep(prefixes, unpacked.directory, final)
+        missing = [each for each in lock.packages if unpacked.listing(each) is None]
+        stages = (unpacked.directory / f"{_STAGING}{final.name}", prefixes / f"{_STAGING}{final.name}")
+        try:
+            if missing:
+                unpacked.unpack(
+                    missing,
+                    wheels,
+                    staging=stages[0],
+                    interpreter=python.path,
+                    compiler=compiler if lock.bytecode else None,
+                    progress=progress,
+                )
+            stages[1].mkdir()
+            lay_out(stages[1], final, lock, python, unpacked, progress)
+            protect(stages[1])
+            faults.reach("prefix.staged")
+            # What is left of a prefix whose interpreter has gone, or that somebody has damaged, makes way.
+            remove_tree(final)
+            os.rename(stages[1], final)
+            faults.reach("prefix.kept")
+        finally:
+            for stage in stages:
+                remove_tree(stage)
+    return Prefix(final, python, reused=False, unpacked=len(missing))
+
+
+def _is_whole(prefix: Path) -> bool:
+    """A prefix appears as a whole, so its lock tells that it is there; its interpreter may have been removed since."""
+    interpreter = scripts_directory(prefix) / ("python.exe" if sys.platform == "win32" else "python")
+    if not (interpreter.exists() and (prefix / LOCK_NAME).exists()):
+        return False
+    # When it was last used, for whoever cleans up.
+    with suppress(OSError):
+        os.utime(prefix)
+    return True
+
+
+@contextmanager
+def _alone(final: Path) -> Iterator[None]:
+    """Hold the lock under which one prefix is made."""
+    try:
+        with FileLock(_lock_file(final), timeout=_PATIENCE):
+            yield
+    except Timeout as error:
+        raise PrefixBusy(final) from error
+
+
+def _lock_file(final: Path) -> Path:
+    return final.parent / f".{final.name}.lock"
+
+
+def _sweep(prefixes: Path, cache: Path, own: Path) -> None:
+    """Remove what processes that died have left: stages that nobody holds the lock of."""
+    for stage in [*prefixes.glob(f"{_STAGING}*"), *cache.glob(f"{_STAGING}*")]:
+        final = prefixes / stage.name.removeprefix(_STAGING)
+        if final == own:
+            remove_tree(stage)
+            continue
+        with suppress(Timeout), FileLock(_lock_file(final), timeout=0):
+            remove_tree(stage)

@@ -1,0 +1,132 @@
+"""What this machine has of what mlenv can use, and what to do about what is missing."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from mlenv.core.platform import Platform, Target
+from mlenv.core.progress import Progress, Silent
+from mlenv.core.spec import Requirement
+from mlenv.errors import MlenvError
+from mlenv.resolve.interface import Resolver, ResolveRequest
+from mlenv.run.engines import ContainerEngine
+from mlenv.run.pythons import Pythons
+
+#: Below this much free space, in bytes, a build of a large environment may fail.
+_LITTLE_SPACE: Final = 5 << 30
+#: A package that every index has, to see whether one answers.
+_PROBE: Final = Requirement("pip")
+
+
+class State(StrEnum):
+    """How one thing stands."""
+
+    GOOD = "good"
+    MISSING = "missing"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """
+    One thing that was looked at.
+
+    Attributes:
+        topic: What it is.
+        state: `missing` stops some of what mlenv does, `bad` most of it.
+        found: What was found, in a few words.
+        advice: What to do, or None.
+    """
+
+    topic: str
+    state: State
+    found: str
+    advice: str | None = None
+
+
+class Doctor:
+    """Looks at one machine."""
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        pythons: Pythons,
+        resolver: Resolver,
+        container_engine: Callable[[], ContainerEngine],
+        host_platform: Platform,
+    ) -> None:
+        self._home = home
+        self._pythons = pythons
+        self._resolver = resolver
+        self._container_engine = container_engine
+        self._host_platform = host_platform
+
+    def examine(self, *, progress: Progress) -> list[Diagnosis]:
+        """Everything, in the order in which it is needed."""
+        checks: Iterable[tuple[str, Callable[[], Diagnosis]]] = (
+            ("store", self._store),
+            ("Python", self._python),
+            ("package index", self._index),
+            ("containers", self._containers),
+            ("base images", self._mmdebstrap),
+        )
+        found = []
+        for topic, check in checks:
+            with progress.step(f"Looking at {topic}"):
+                found.append(_guarded(topic, check))
+        return found
+
+    def _store(self) -> Diagnosis:
+        free = shutil.disk_usage(self._home).free
+        text = f"{self._home}, {free / 1e9:.1f} GB free"
+        if free < _LITTLE_SPACE:
+            return Diagnosis("store", State.BAD, text, "free some space, or put the store elsewhere with $MLENV_HOME")
+        return Diagnosis("store", State.GOOD, text)
+
+    def _python(self) -> Diagnosis:
+        found = self._pythons.find()
+        if not found:
+            return Diagnosis("Python", State.BAD, "none", "install one with `uv python install 3.11`")
+        return Diagnosis("Python", State.GOOD, ", ".join(str(each) for each in found))
+
+    def _index(self) -> Diagnosis:
+        python = next(iter(self._pythons.find()), None)
+        target = python.target if python else Target(self._host_platform, "3.11.0")
+        with TemporaryDirectory(prefix="mlenv-doctor-") as workdir:
+            resolution = self._resolver.resolve(
+                ResolveRequest((_PROBE,), target), workdir=Path(workdir), progress=Silent()
+            )
+        package = resolution.packages[0]
+        return Diagnosis(
+            "package index", State.GOOD, f"answers {resolution.resolver}: {package.name} {package.version}"
+        )
+
+    def _containers(self) -> Diagnosis:
+        engine = self._container_engine()
+        return Diagnosis("containers", State.GOOD, f"{engine.name} {engine.version}")
+
+    def _mmdebstrap(self) -> Diagnosis:
+        path = shutil.which("mmdebstrap")
+        if path is None:
+            advice = (
+                "`apt-get install mmdebstrap`, for `mlenv base create`; or `mlenv base import` an image from elsewhere"
+            )
+            return Diagnosis("base images", State.MISSING, "no mmdebstrap", advice)
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
+        return Diagnosis("base images", State.GOOD, said.stdout.strip() or path)
+
+
+def _guarded(topic: str, check: Callable[[], Diagnosis]) -> Diagnosis:
+    """What a check found, or what stopped it."""
+    try:
+        return check()
+    except MlenvError as error:
+        return Diagnosis(topic, State.MISSING, str(error), error.hint)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Diagnosis(topic, State.BAD, str(error))

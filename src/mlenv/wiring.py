@@ -1,0 +1,305 @@
+"""The one place that picks concrete adapters."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from mlenv.store.database import StoreUnusable
+
+if TYPE_CHECKING:
+    from mlenv.build.bytecode import Compiler
+    from mlenv.core.environment import EnvironmentVersion
+    from mlenv.core.lock import Lock
+    from mlenv.core.platform import Platform
+    from mlenv.core.progress import Progress
+    from mlenv.resolve.index_http import HttpFetcher
+    from mlenv.resolve.pip import PipResolver
+    from mlenv.run.local import Prefix
+    from mlenv.run.pythons import HostPython, Pythons
+    from mlenv.service.artifacts import Artifacts
+    from mlenv.service.bases import Bases
+    from mlenv.service.building import Building
+    from mlenv.service.doctoring import Doctor
+    from mlenv.service.environments import Environments
+    from mlenv.service.layer_cache import RegistryLayers
+    from mlenv.service.locking import Locking
+    from mlenv.service.running import Running
+    from mlenv.service.verifying import Verifying
+    from mlenv.store.oci import OciLayout
+    from mlenv.store.sql import SqlRegistry
+
+
+def utc_now() -> datetime:
+    """The time now, UTC."""
+    return datetime.now(UTC)
+
+
+class Embedded:
+    """
+    A store in a directory of its own, used by this process without a server. What is not used is not made.
+
+    Attributes:
+        home: The directory. In it: `mlenv.db` (rows), `oci/` (blobs), `cache/uv`, `cache/wheels`, `prefixes/`
+            (environments for local runs), `locks/` (held by processes at work).
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    @cached_property
+    def registry(self) -> "SqlRegistry":
+        """The rows, migrated first if need be. Raises as `mlenv.store.opening.open_sqlite`."""
+        from mlenv.store.opening import open_sqlite
+        from mlenv.store.sql import SqlRegistry
+
+        private_directory(self.home)
+        return SqlRegistry(open_sqlite(self.home / "mlenv.db"))
+
+    @cached_property
+    def blobs(self) -> "OciLayout":
+        """The bytes."""
+        from mlenv.store.oci import OciLayout
+
+        return OciLayout(self.directory("oci"))
+
+    @cached_property
+    def environments(self) -> "Environments":
+        """Use cases of environments and versions."""
+        from mlenv.service.environments import Environments
+
+        return Environments(self.registry, utc_now)
+
+    @cached_property
+    def host_platform(self) -> "Platform":
+        """What this machine is. Raises `InvalidPlatform` on one that mlenv does not know."""
+        import platform
+
+        from mlenv.core.platform import Platform
+
+        return Platform.parse(f"{platform.system()}/{platform.machine()}")
+
+    @cached_property
+    def pythons(self) -> "Pythons":
+        """The interpreters of this machine."""
+        from mlenv.run.pythons import Pythons
+
+        return Pythons(self.directory("cache"), os.environ)
+
+    @cached_property
+    def fetcher(self) -> "HttpFetcher":
+        """Brings files from indexes."""
+        from mlenv.resolve.index_http import HttpFetcher
+
+        return HttpFetcher()
+
+    @cached_property
+    def resolver(self) -> "PipResolver":
+        """Resolves pip requirements."""
+        from mlenv.resolve.pip import PipResolver
+
+        return PipResolver(
+            self.directory("cache", "uv"),
+            fetcher=self.fetcher,
+            host=self.host_platform,
+            find_python=self._python_of_minor,
+        )
+
+    @cached_property
+    def bases(self) -> "Bases":
+        """Use cases of base images."""
+        from mlenv.service.bases import Bases
+
+        return Bases(self.registry, self.blobs, workdir=self.directory("work"), clock=utc_now)
+
+    @cached_property
+    def locking(self) -> "Locking":
+        """Use cases of locks."""
+        from mlenv.service.locking import Locking
+
+        return Locking(
+            self.registry,
+            self.blobs,
+            self.bases,
+            lambda: self.resolver,
+            host_pythons=lambda: [each.version for each in self.pythons.find()],
+            host_platform=self.host_platform,
+            exclusive=self.exclusive,
+            workdir=self.directory("work"),
+            clock=utc_now,
+        )
+
+    @cached_property
+    def artifacts(self) -> "Artifacts":
+        """Brings wheels into the store."""
+        from mlenv.service.artifacts import Artifacts
+
+        return Artifacts(self.blobs, lambda: self.fetcher)
+
+    @cached_property
+    def layers(self) -> "RegistryLayers":
+        """What is remembered of layers and of bytecode."""
+        from mlenv.service.layer_cache import RegistryLayers
+
+        return RegistryLayers(self.registry, self.blobs)
+
+    @cached_property
+    def building(self) -> "Building":
+        """Use cases of builds."""
+        from mlenv.service.building import Building
+
+        return Building(
+            self.registry,
+            self.blobs,
+            self.blobs,
+            self.layers,
+            self.bases,
+            self.locking,
+            self.artifacts,
+            compiler=self._compiler,
+            exclusive=self.exclusive,
+            clock=utc_now,
+            new_id=_new_id,
+        )
+
+    @cached_property
+    def running(self) -> "Running":
+        """Use cases of runs."""
+        from mlenv.run.engines import find_engine
+        from mlenv.service.running import Running
+
+        return Running(
+            self.registry,
+            self.locking,
+            lambda: self.building,
+            self.artifacts,
+            pythons=self.pythons,
+            materialise=self._materialise,
+            container_engine=find_engine,
+            blob_directory=self.home / "oci" / "blobs",
+            host_platform=self.host_platform,
+            who=_who,
+            inherited=os.environ,
+            clock=utc_now,
+            new_id=_new_id,
+        )
+
+    @cached_property
+    def verifying(self) -> "Verifying":
+        """Use cases of verification."""
+        from mlenv.service.verifying import Verifying
+
+        return Verifying(self.registry, self.blobs, check_blobs=self.blobs.verify)
+
+    @cached_property
+    def doctor(self) -> "Doctor":
+        """Looks at this machine."""
+        from mlenv.run.engines import find_engine
+        from mlenv.service.doctoring import Doctor
+
+        return Doctor(
+            home=self.directory(),
+            pythons=self.pythons,
+            resolver=self.resolver,
+            container_engine=find_engine,
+            host_platform=self.host_platform,
+        )
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Keep other processes out of `name` while the context lasts; the operating system lets go of what dies."""
+        from filelock import FileLock
+
+        from mlenv.core.digest import Digest
+
+        with FileLock(self.directory("locks") / Digest.of(name.encode()).hex[:32]):
+            yield
+
+    def platforms_of(self, version: "EnvironmentVersion") -> tuple["Platform", ...]:
+        """What images of a version are built for: what its spec says, or Linux on this machine's architecture."""
+        from mlenv.core.platform import Platform
+
+        return version.spec.platforms or (Platform("linux", self.host_platform.architecture),)
+
+    def _python_of_minor(self, minor: str) -> str | None:
+        found = next((each for each in self.pythons.find() if each.minor == minor), None)
+        return None if found is None else str(found.path)
+
+    def _compiler(self, version: str) -> "Compiler":
+        from mlenv.build.bytecode import Compiler
+
+        return Compiler(self.pythons.choose(version).path, version)
+
+    def _materialise(
+        self, lock: "Lock", python: "HostPython", fetch: Callable[[], None], progress: "Progress"
+    ) -> "Prefix":
+        from mlenv.run.local import materialise, prefix_path
+
+        prefixes = self.directory("prefixes")
+        if not prefix_path(lock, python, prefixes).is_dir():
+            fetch()
+        return materialise(
+            lock,
+            python,
+            wheels=self.blobs,
+            cache=self.directory("cache"),
+            prefixes=prefixes,
+            compiler=None,
+            progress=progress,
+        )
+
+    def directory(self, *parts: str) -> Path:
+        """A directory below home, for this user's eyes only: `directory("cache", "uv")`."""
+        path = private_directory(self.home)
+        for part in parts:
+            path = private_directory(path / part)
+        return path
+
+    def close(self) -> None:
+        """Let go of files."""
+        if "registry" in self.__dict__:
+            self.registry.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_embedded(home: Path) -> Embedded:
+    """The embedded store in `home`, which is made when something is first put there."""
+    return Embedded(home)
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory, for this user's eyes only, if it is not there. Raises `StoreUnusable`."""
+    try:
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnusable(str(path), error.strerror or str(error)) from error
+    return path
+
+
+def _new_id() -> str:
+    import uuid
+
+    return uuid.uuid4().hex
+
+
+def _who() -> tuple[str, str]:
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
+    return user, socket.gethostname()

@@ -1,0 +1,1 @@
+"""What tests share: working stand-ins for the outside world."""

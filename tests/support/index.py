@@ -1,0 +1,286 @@
+"""A package index on the loopback interface (PEP 503, 592, 658, 691, 700), with real wheels, and a log of what it was asked."""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+_TIME = (2020, 1, 1, 0, 0, 0)
+_JSON = "application/vnd.pypi.simple.v1+json"
+
+
+@dataclass
+class Project:
+    """A file that the index offers."""
+
+    filename: str
+    data: bytes
+    metadata: bytes | None
+    requires_python: str | None
+    uploaded: str
+    yanked: bool
+
+
+@dataclass
+class PackageIndex:
+    """
+    What the index has, and how it behaves.
+
+    Attributes:
+        user, password: What basic authentication wants, if `user` is set.
+        html: Serve PEP 503 pages, which know neither sizes nor times.
+        etag: Say and honour `ETag`.
+        broken: How many times each file's download is cut off half way.
+        log: Method and path of every request, in order.
+        ranges: The `Range` header of every request that had one.
+        authorized: Paths that were asked for with credentials.
+        redirect: Where downloads are sent instead, if anywhere.
+    """
+
+    user: str | None = None
+    password: str = ""
+    html: bool = False
+    etag: bool = False
+    broken: int = 0
+    redirect: str | None = None
+    url: str = ""
+    files: dict[str, list[Project]] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+    authorized: list[str] = field(default_factory=list)
+    cuts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def simple(self) -> str:
+        """The address that resolvers are given."""
+        return f"{self.url}/simple"
+
+    def address(self, filename: str) -> str:
+        """The address of a file."""
+        return f"{self.url}/files/{filename}"
+
+    def wheel(
+        self,
+        name: str,
+        version: str,
+        *,
+        requires: Iterable[str] = (),
+        tag: str = "py3-none-any",
+        requires_python: str | None = None,
+        uploaded: str = "2024-01-01T00:00:00Z",
+        yanked: bool = False,
+        files: Mapping[str, str] | None = None,
+    ) -> str:
+        """Add a wheel, and give its file name."""
+        stem = f"{name.replace('-', '_')}-{version}"
+        metadata = _metadata(name, version, requires, requires_python)
+        content = dict(files or {f"{name.replace('-', '_')}/__init__.py": ""})
+        info = f"{stem}.dist-info"
+        content |= {
+            f"{info}/METADATA": metadata,
+            f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
+        }
+        record = "".join(f"{path},sha256={_digest(text)},{len(text.encode())}\n" for path, text in content.items())
+        content[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path, text in content.items():
+                archive.writestr(zipfile.ZipInfo(path, _TIME), text)
+        filename = f"{stem}-{tag}.whl"
+        self._add(name, Project(filename, buffer.getvalue(), metadata.encode(), requires_python, uploaded, yanked))
+        return filename
+
+    def source(
+        self,
+        name: str,
+        version: str,
+        *,
+        files: Mapping[str, str],
+        requires: Iterable[str] = (),
+        requires_python: str | None = None,
+        uploaded: str = "2024-01-01T00:00:00Z",
+    ) -> str:
+        """Add a source distribution, and give its file name. `PKG-INFO` declares what it needs, as of metadata 2.1."""
+        stem = f"{name.replace('-', '_')}-{version}"
+        content = {"PKG-INFO": _metadata(name, version, requires, requires_python), **files}
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+            for path, text in content.items():
+                member = tarfile.TarInfo(f"{stem}/{path}")
+                member.size = len(text.encode())
+                tar.addfile(member, io.BytesIO(text.encode()))
+        self._add(name, Project(f"{stem}.tar.gz", buffer.getvalue(), None, requires_python, uploaded, False))
+        return f"{stem}.tar.gz"
+
+    def data(self, filename: str) -> bytes:
+        """The bytes of a file."""
+        return next(each.data for files in self.files.values() for each in files if each.filename == filename)
+
+    def write_to(self, directory: Path) -> str:
+        """The same index as files (PEP 503), and the `file:` URL of its pages."""
+        (directory / "files").mkdir(parents=True)
+        for name, files in self.files.items():
+            page = directory / "simple" / name / "index.html"
+            page.parent.mkdir(parents=True)
+            anchors = []
+            for each in files:
+                (directory / "files" / each.filename).write_bytes(each.data)
+                anchors.append(_anchor(each, f"../../files/{each.filename}"))
+            page.write_text("\n".join(anchors))
+        return (directory / "simple").as_uri()
+
+    def _add(self, name: str, file: Project) -> None:
+        self.files.setdefault(re.sub(r"[-_.]+", "-", name).lower(), []).append(file)
+
+
+@contextmanager
+def serve(index: PackageIndex | None = None) -> Iterator[PackageIndex]:
+    """Serve an index on a free port of the loopback interface."""
+    served = index or PackageIndex()
+
+    class Handler(_Handler):
+        offered = served
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    served.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    offered: PackageIndex
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on stderr."""
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        index = self.offered
+        index.log.append(f"{self.command} {self.path}")
+        if wanted := self.headers.get("Range"):
+            index.ranges.append(wanted)
+        if "Authorization" in self.headers:
+            index.authorized.append(self.path)
+        if index.user is not None and not self._is_known(index):
+            self._send(401, b"", {"WWW-Authenticate": 'Basic realm="index"'}, body=body)
+        elif match := re.fullmatch(r"/simple/([^/]+)/", self.path):
+            self._page(match[1], body=body)
+        elif match := re.fullmatch(r"/files/([^/]+?)(\.metadata)?", self.path):
+            self._file(match[1], metadata=match[2] is not None, body=body)
+        else:
+            self._send(404, b"", {}, body=body)
+
+    def _is_known(self, index: PackageIndex) -> bool:
+        expected = base64.b64encode(f"{index.user}:{index.password}".encode()).decode()
+        return self.headers.get("Authorization") == f"Basic {expected}"
+
+    def _page(self, name: str, *, body: bool) -> None:
+        files = self.offered.files.get(name)
+        if files is None:
+            self._send(404, b"", {}, body=body)
+        elif self.offered.html:
+            page = "\n".join(_anchor(each, f"/files/{each.filename}") for each in files)
+            self._send(200, f"<!doctype html>{page}".encode(), {"Content-Type": "text/html"}, body=body)
+        else:
+            document = {
+                "meta": {"api-version": "1.1"},
+                "name": name,
+                "versions": sorted({each.filename.split("-")[1].removesuffix(".tar.gz") for each in files}),
+                "files": [_entry(each) for each in files],
+            }
+            self._send(200, json.dumps(document).encode(), {"Content-Type": _JSON}, body=body)
+
+    def _file(self, filename: str, *, metadata: bool, body: bool) -> None:
+        index = self.offered
+        found = next((each for files in index.files.values() for each in files if each.filename == filename), None)
+        if found is None or (metadata and found.metadata is None):
+            self._send(404, b"", {}, body=body)
+        elif metadata:
+            self._send(200, found.metadata or b"", {"Content-Type": "application/octet-stream"}, body=body)
+        elif index.redirect is not None:
+            self._send(302, b"", {"Location": f"{index.redirect}/files/{filename}"}, body=body)
+        else:
+            self._send(200, found.data, {"Accept-Ranges": "bytes"}, body=body, cut=self._is_cut(filename))
+
+    def _is_cut(self, filename: str) -> bool:
+        done = self.offered.cuts.get(filename, 0)
+        self.offered.cuts[filename] = done + 1
+        return done < self.offered.broken
+
+    def _send(self, status: int, data: bytes, headers: Mapping[str, str], *, body: bool, cut: bool = False) -> None:
+        tag = f'"{hashlib.sha256(data).hexdigest()}"'
+        if self.offered.etag and status == 200:
+            headers = {**headers, "ETag": tag}
+            if self.headers.get("If-None-Match") == tag:
+                status, data = 304, b""
+        if status == 200 and (match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
+            start, total = int(match[1]), len(data)
+            end = int(match[2]) + 1 if match[2] else total
+            status, data = 206, data[start:end]
+            headers = {**headers, "Content-Range": f"bytes {start}-{start + len(data) - 1}/{total}"}
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        if cut:
+            self.close_connection = True
+
+
+def _entry(file: Project) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "filename": file.filename,
+        "url": f"/files/{file.filename}",
+        "hashes": {"sha256": hashlib.sha256(file.data).hexdigest()},
+        "size": len(file.data),
+        "upload-time": file.uploaded,
+        "requires-python": file.requires_python,
+        "yanked": file.yanked,
+    }
+    if file.metadata is not None:
+        entry["core-metadata"] = {"sha256": hashlib.sha256(file.metadata).hexdigest()}
+    return entry
+
+
+def _anchor(file: Project, address: str) -> str:
+    python = f' data-requires-python="{html.escape(file.requires_python)}"' if file.requires_python else ""
+    yanked = ' data-yanked=""' if file.yanked else ""
+    digest = hashlib.sha256(file.data).hexdigest()
+    return f'<a href="{address}#sha256={digest}"{python}{yanked}>{file.filename}</a>'
+
+
+def _metadata(name: str, version: str, requires: Iterable[str], requires_python: str | None) -> str:
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Python: {requires_python}"] if requires_python else []
+    lines += [f"Requires-Dist: {each}" for each in requires]
+    return "\n".join(lines) + "\n"
+
+
+def _digest(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
