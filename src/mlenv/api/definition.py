@@ -17,8 +17,9 @@ from mlenv.api.files import TEXT_LIMIT, TOML_LIMIT, Read, read_text, shown
 from mlenv.api.overrides import apply_flags, flag_document
 from mlenv.api.problems import FileProblem, Findings, InvalidField, Place
 from mlenv.api.requirements import parse_requirements
-from mlenv.api.yaml_text import YamlMap, describe, parse_yaml
+from mlenv.api.yaml_text import Scalar, YamlMap, describe, parse_yaml
 from mlenv.core.environment import Definition
+from mlenv.core.reference import InvalidName, parse_name
 from mlenv.errors import InvalidInput
 
 
@@ -38,6 +39,8 @@ class Overrides(TypedDict, total=False):
 
     Attributes:
         name, version, description, image, os_type: As in the YAML.
+        default_name: The name where the file is not an environment YAML and names nothing itself: a conda file's own
+            name comes first.
         conda_file: A conda file, from the working directory.
         build_context, dockerfile_path: `build.path`, from the working directory, and `build.dockerfile_path`.
         tags: Instead of the file's tags.
@@ -48,6 +51,7 @@ class Overrides(TypedDict, total=False):
     """
 
     name: str | None
+    default_name: str | None
     version: str | None
     description: str | None
     image: str | None
@@ -144,9 +148,20 @@ def parse_definition(text: str, file: str, *, read: Read = read_text, **override
     except InvalidInput as problem:
         findings.add(problem)
         direct = Dependencies(requirements=())
+    if not overrides.get("name") and (default := overrides.get("default_name")):
+        overrides["name"] = _own_name(document) or default
     flags = apply_flags(flag_document(file), overrides, findings)
     definition = read_environment(flags, base=Path(), findings=findings, read=read, direct=direct)
     return _finish(definition, findings, file)
+
+
+def _own_name(document: YamlMap | None) -> str | None:
+    """The name that a conda file gives itself, if it is one that an environment can have."""
+    name = document.entries.get("name") if document is not None else None
+    try:
+        return parse_name(name.text) if isinstance(name, Scalar) and name.text else None
+    except InvalidName:
+        return None
 
 
 def _finish(definition: Definition | None, findings: Findings, what: str) -> Definition:

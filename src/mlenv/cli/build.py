@@ -100,7 +100,7 @@ def _lock(settings: LockSettings, context: Context) -> int:
     elif str(settings.to) == "-":
         context.printer.text(locks[0].to_pylock())
     else:
-        embedded.export_lock(locks[0], settings.to)
+        embedded.locking.write(locks[0], settings.to)
         context.printer.say(f"wrote {settings.to}")
     return ExitStatus.DONE
 

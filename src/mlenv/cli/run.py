@@ -89,9 +89,11 @@ def _version(settings: RunSettings, context: Context) -> EnvironmentVersion:
     from mlenv.api.definition import load_definition
 
     reference = settings.reference
-    name = reference.name if reference else None
     definition = load_definition(
-        settings.file, name=name, version=reference.version if reference else None, default_name=True
+        settings.file,
+        name=reference.name if reference else None,
+        default_name=settings.file.absolute().parent.name or "environment",
+        version=reference.version if reference else None,
     )
     for warning in definition.warnings:
         context.printer.warn(warning)

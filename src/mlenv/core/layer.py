@@ -17,7 +17,7 @@ PREFIX: Final = "/opt/env"
 #: The time stamp of every file: 2020-01-01T00:00:00Z, in seconds. Not 0, which zip and some tools can't hold.
 MTIME: Final = 1577836800
 #: Wheels of at least this many bytes have a layer of their own; the others share buckets.
-HEAVY: Final = 8_000_000
+HEAVY: Final = 5_000_000
 #: How many buckets the others share. A package's name decides its bucket, so that a change touches one.
 BUCKETS: Final = 8
 #: More heavy wheels than this also go to buckets: overlay file systems stop at 127 layers.

@@ -230,4 +230,4 @@ def _manylinux(target: Target, machine: str) -> Iterator[str]:
     for minor in range(target.glibc.minor, 4 if machine == "x86_64" else 16, -1):
         yield f"manylinux_2_{minor}_{machine}"
         if minor in legacy:
-            yield f"{legacy[17]}_{machine}"
+            yield f"{legacy[minor]}_{machine}"

@@ -1,5 +1,6 @@
 """A version becomes a lock, once per platform."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -114,6 +115,21 @@ class Locking:
         if options is not None:
             _check_same(version, found, options)
         return found
+
+    def write(self, lock: Lock, path: Path) -> None:
+        """
+        Write a lock as `pylock.toml`, with the wheels beside it that were built here and have no address.
+
+        Raises:
+            NotFound: Such a wheel is not in the store any more.
+            OSError: The files can't be written.
+        """
+        for package in lock.packages:
+            if package.artifact.url is None:
+                shutil.copyfile(self._blobs.path(package.artifact.digest), path.parent / package.artifact.filename)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(lock.to_pylock(), "utf-8")
+        partial.replace(path)
 
     def _make(self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress) -> Lock:
         spec = version.spec
