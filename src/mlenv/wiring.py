@@ -126,6 +126,7 @@ class Embedded:
             self.blobs,
             self.bases,
             lambda: self.resolver,
+            lambda: self.fetcher,
             host_pythons=lambda: [each.version for each in self.pythons.find()],
             host_platform=self.host_platform,
             exclusive=self.exclusive,

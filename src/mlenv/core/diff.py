@@ -144,7 +144,9 @@ def _facts(lock: Lock) -> dict[str, str | None]:
     }
 
 
-def _changes(old: Mapping[str, str | None], new: Mapping[str, str | None], *, ordered: bool = True) -> tuple[Change, ...]:
+def _changes(
+    old: Mapping[str, str | None], new: Mapping[str, str | None], *, ordered: bool = True
+) -> tuple[Change, ...]:
     names = list(old) if ordered else sorted(old.keys() | new.keys())
     return tuple(Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name))
 

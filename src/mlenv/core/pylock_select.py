@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -62,7 +62,12 @@ def read_pylock(text: str) -> "Pylock":
 
 
 def select_pylock(
-    text: str, target: Target, *, extras: Iterable[str] = (), groups: Iterable[str] | None = None
+    text: str,
+    target: Target,
+    *,
+    extras: Iterable[str] = (),
+    groups: Iterable[str] | None = None,
+    size_of: Callable[[str], int] | None = None,
 ) -> tuple[LockedPackage, ...]:
     """
     Choose one wheel for each package that the target needs.
@@ -73,6 +78,7 @@ def select_pylock(
             `requires-python`, where any patch release of that minor version will do.
         extras: Extras of the lock to include.
         groups: Dependency groups to include; None for the lock's default groups.
+        size_of: Finds the size in bytes of what is at a URL, for locks that don't say (pip's own); None refuses them.
 
     Returns:
         The packages, sorted by name. `requested` is true for all: a lock doesn't say what was asked for.
@@ -100,7 +106,7 @@ def select_pylock(
             dependency_groups=chosen,
         ):
             if isinstance(source, PackageWheel):
-                packages.append(_locked(package, source))
+                packages.append(_locked(package, source, size_of))
             else:
                 missing.append((package.name, _why_not(package, target)))
     except PylockSelectError as error:
@@ -152,23 +158,24 @@ def _why_not(package: "Package", target: Target) -> str:
     return f"none of its {len(package.wheels)} wheels fits {target.platform}, Python {target.python}{floor}"
 
 
-def _locked(package: "Package", wheel: "PackageWheel") -> LockedPackage:
+def _locked(package: "Package", wheel: "PackageWheel", size_of: Callable[[str], int] | None) -> LockedPackage:
     sha256 = wheel.hashes.get("sha256")
     if sha256 is None:
         raise InvalidLock(f"{package.name}: its wheel {wheel.filename} has no sha256")
     if wheel.url is None:
         raise InvalidLock(f"{package.name}: its wheel {wheel.filename} has no URL, only a path on another machine")
-    if wheel.size is None:
+    if wheel.size is None and size_of is None:
         raise NoSize(package.name, wheel.filename)
     if package.version is None:
         raise InvalidLock(f"{package.name}: it has no version")
+    size = wheel.size if wheel.size is not None else size_of(wheel.url) if size_of else 0
     filename = wheel.name or unquote(PurePosixPath(urlsplit(wheel.url).path).name)
     if not re.fullmatch(r"[A-Za-z0-9_.!+-]+\.whl", filename):
         raise InvalidLock(f"{package.name}: not the name of a wheel: {filename!r}")
     return LockedPackage(
         name=package.name,
         version=str(package.version),
-        artifact=Artifact(filename, wheel.size, Digest.parse(f"sha256:{sha256.lower()}"), wheel.url),
+        artifact=Artifact(filename, size, Digest.parse(f"sha256:{sha256.lower()}"), wheel.url),
         requires=tuple(sorted({each["name"] for each in package.dependencies or () if "name" in each})),
         requested=True,
     )

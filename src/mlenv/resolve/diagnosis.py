@@ -140,10 +140,14 @@ class Diagnosis:
             return None
         name = blame.explanation.filtered_by_date[0]
         what = f"nothing that fits `{name}{blame.bounds(name)}` was uploaded by {as_of:%Y-%m-%d}"
+        hint = "choose a later `--as-of`, or leave it out"
+        if blame.explanation.undated:
+            what = f"the index that has {name} does not say when its files were uploaded"
+            hint = "leave `--as-of` out, or use an index that tells upload times (PEP 700)"
         failure = NotYetUploaded(
             blame.message(name, what),
             **blame.facts(name),
-            hint="choose a later `--as-of`, or leave it out",
+            hint=hint,
             verified=self._edits.solves(replace(self._attempt, request=replace(self._attempt.request, as_of=None))),
         )
         failure.project = name

@@ -115,6 +115,11 @@ class Explanation:
         return self._names(r"`([^`]+)` was filtered by `exclude-newer`")
 
     @cached_property
+    def undated(self) -> bool:
+        """Whether an index did not say when files were uploaded, though that matters."""
+        return "is missing an upload date" in self._all
+
+    @cached_property
     def later_index(self) -> tuple[str, str] | None:
         """A project that one index has, but whose fitting version may be on a later one: name and first index."""
         match = re.search(r"`([^`]+)` was found on (\S+), but not at the requested version", self._all)

@@ -33,6 +33,8 @@ class ResolutionFailed(InvalidInput):
         verified: Whether what the hint says was tried, and resolves.
     """
 
+    tried = "tried: then it resolves"
+
     def __init__(
         self,
         message: str,
@@ -47,7 +49,7 @@ class ResolutionFailed(InvalidInput):
         self.lines, self.chain, self.verified = tuple(lines), tuple(chain), verified
         self.detail = detail
         if hint is not None:
-            self.hint = f"{hint} (tried: then it resolves)" if verified else hint
+            self.hint = f"{hint} ({self.tried})" if verified else hint
 
 
 class InvalidRequirement(ResolutionFailed):
@@ -122,6 +124,7 @@ class NoWheel(ResolutionFailed):
         platforms: What there are wheels for, if it has wheels only for other systems and no source.
     """
 
+    tried = "all but the build was tried: then it resolves"
     projects: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
 

@@ -86,3 +86,6 @@ class Fetcher(Protocol):
         Raises:
             Unavailable: It is not there, or credentials were refused, or nothing came within the timeout.
         """
+
+    def size_of(self, url: str, sources: Sources) -> int:
+        """How many bytes are at a URL. Raises `Unavailable` as `fetch` does."""

@@ -18,7 +18,7 @@ from mlenv.core.python_version import choose, without_offer
 from mlenv.core.spec import Requirement, Spec
 from mlenv.errors import Conflict, InvalidInput
 from mlenv.faults import reach
-from mlenv.resolve.interface import Resolver, ResolveRequest
+from mlenv.resolve.interface import Fetcher, Resolver, ResolveRequest
 from mlenv.service.bases import Base, Bases
 from mlenv.service.interface import Clock, Exclusive, Registry
 
@@ -64,6 +64,7 @@ class Locking:
         blobs: Blobs,
         bases: Bases,
         resolver: Callable[[], Resolver],
+        fetcher: Callable[[], Fetcher],
         *,
         host_pythons: Callable[[], Sequence[str]],
         host_platform: Platform,
@@ -75,6 +76,7 @@ class Locking:
         self._blobs = blobs
         self._bases = bases
         self._resolver = resolver
+        self._fetcher = fetcher
         self._host_pythons = host_pythons
         self._host_platform = host_platform
         self._exclusive = exclusive
@@ -176,7 +178,12 @@ class Locking:
 
     def _resolve(self, spec: Spec, target: Target, base: Base | None, options: LockOptions, progress: Progress) -> Lock:
         if spec.pylock is not None:
-            packages, resolver = select_pylock(spec.pylock, target), "pylock.toml"
+            with progress.step("Choosing from pylock.toml") as step:
+                packages = select_pylock(
+                    spec.pylock, target, size_of=lambda url: self._fetcher().size_of(url, spec.sources)
+                )
+                step.note(f"{len(packages)} packages")
+            resolver = "pylock.toml"
         elif not spec.has_dependencies:
             packages, resolver = (), "none"
         else:

@@ -183,3 +183,10 @@ def test_credentials_in_a_lock_are_refused() -> None:
         parse_pylock(text, "pylock.toml")
     assert "hunter2" not in str(caught.value)
     assert caught.value.place.line is not None
+
+
+def test_a_size_that_the_lock_does_not_tell_is_asked_for() -> None:
+    text = f'{HEAD}[[packages]]\nname = "a"\nversion = "1"\nwheels = [{wheel("a-1-py3-none-any.whl", size="")}]\n'
+    sizes = {"https://example.org/a-1-py3-none-any.whl": 1234}
+    (package,) = select_pylock(text, LINUX, size_of=sizes.__getitem__)
+    assert package.artifact.size == 1234
