@@ -1,5 +1,5 @@
 """
-Compiles sources for `mlenv.build.bytecode`, inside the interpreter that the bytecode is for.
+Compiles sources for `mlenv.build.compiler`, inside the interpreter that the bytecode is for.
 
 Runs on CPython 3.7 and later with nothing but the standard library, and imports nothing of mlenv: it is passed to the
 interpreter as text. It reads requests from its standard input and writes answers to its standard output:

@@ -74,6 +74,8 @@ class DebianBaseFailed(Unavailable):
         error = next((line for line in lines if line.startswith("E:")), lines[-1] if lines else "it said nothing")
         super().__init__(f"mmdebstrap could not make {suite} (exit code {code}): {shorten(error, 300)}")
         self.suite, self.code, self.detail = suite, code, "\n".join(lines[-40:])
+        if "foreign architecture" in error:
+            self.hint = "for another architecture than the host's, install arch-test and qemu-user-static"
 
 
 def create_debian_base(

@@ -1,62 +1,29 @@
 """
 Layers made of wheels: deterministic tar streams, each made once and remembered by what it is made of.
-
-Where two packages bring the same path with other content, the one that comes later in `install_order` wins: within a
-layer that is the later name, across layers the higher layer, as an overlay file system has it. Local runs follow the
-same order.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from typing import Final
 
-from mlenv.build.bytecode import CompiledWheel, Compiler, bytecode_key, compile_wheel
+from mlenv.build.bytecode import CompiledWheel, bytecode_key, compile_wheel
+from mlenv.build.compiler import Compiler
 from mlenv.build.compression import LayerStream, open_stream, unlike_reference
+from mlenv.build.conflicts import Entry, PathConflict, find_conflicts, install_order, merge, open_tree, remember_listing
 from mlenv.build.interface import Blobs, LayerCache
 from mlenv.build.tarball import END, directory_header, file_header, padding
 from mlenv.core.digest import Digest
 from mlenv.core.layer import Layer, LayerPlan, LayerRecipe
 from mlenv.core.lock import LockedPackage
 from mlenv.core.progress import Progress, Silent
-from mlenv.core.wheel import InstalledFile, InstalledTree, Scheme, read_wheel
+from mlenv.core.wheel import InstalledTree
 from mlenv.faults import reach
+
+__all__ = ["PathConflict", "build_layer", "build_layers", "find_conflicts", "install_order"]
 
 #: How many layers are written at once, beside the processes that compile.
 _WRITERS: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class PathConflict:
-    """Two packages that bring one path with other content. `kept` and `lost` are package names."""
-
-    path: str
-    kept: str
-    lost: str
-
-    def __str__(self) -> str:
-        return f"{self.kept} and {self.lost} both bring {self.path}, with different content: {self.kept}'s is kept"
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A file of a layer: which package of the plan it is of, and what it is; None for bytecode of that package."""
-
-    package: int
-    size: int
-    file: InstalledFile | None
-
-
-@dataclass(slots=True)
-class _Merged:
-    entries: dict[str, _Entry] = field(default_factory=dict)
-    conflicts: list[PathConflict] = field(default_factory=list)
-
-
-def install_order(plans: Iterable[LayerPlan]) -> tuple[LockedPackage, ...]:
-    """All packages, the one that wins a path last."""
-    return tuple(package for plan in plans for package in plan.packages)
 
 
 def build_layer(
@@ -65,6 +32,7 @@ def build_layer(
     *,
     blobs: Blobs,
     bytecode: Callable[[LockedPackage], CompiledWheel] | None = None,
+    cache: LayerCache | None = None,
 ) -> Layer:
     """
     Write one layer.
@@ -74,6 +42,7 @@ def build_layer(
         recipe: How it is made.
         blobs: Where wheels are, and where the layer goes.
         bytecode: Gives the bytecode of a package; needed if the recipe has bytecode.
+        cache: Where the list of its files is remembered, for `find_conflicts`; the layer itself is the caller's.
 
     Raises:
         InvalidWheel: A wheel that may not be installed; nothing of it is kept.
@@ -82,18 +51,21 @@ def build_layer(
     with ExitStack() as stack:
         trees, compiled = [], []
         for package in plan.packages:
-            tree = stack.enter_context(_open_tree(package, recipe, blobs))
+            tree = stack.enter_context(open_tree(package, recipe, blobs))
             if bytecode is not None:
                 compiled.append(bytecode(package))
                 tree = tree.with_bytecode(path for path, _ in compiled[-1].files)
             trees.append(tree)
-        merged = _merge(trees, [each.name for each in plan.packages], compiled)
+        listed = [tree.files for tree in trees]
+        merged = merge(listed, [each.name for each in plan.packages], compiled)
         contents = [each.contents(blobs) for each in compiled]
         with blobs.writer() as out:
             stream = open_stream(recipe.compression, out)
             _write(stream, merged.entries, trees, contents, recipe.prefix.strip("/"))
             diff_id = stream.close()
             digest, size = out.commit()
+    if cache is not None:
+        remember_listing(plan, recipe, listed, blobs=blobs, cache=cache)
     reach("layer.written")
     return Layer(digest, diff_id, size, recipe.compression.media_type)
 
@@ -158,7 +130,7 @@ def _build_missing(
 
         def build(key: Digest, plan: LayerPlan) -> Layer:
             bytecode = (lambda package: pending[package.name].result()) if pending else None
-            layer = build_layer(plan, recipe, blobs=blobs, bytecode=bytecode)
+            layer = build_layer(plan, recipe, blobs=blobs, bytecode=bytecode, cache=cache)
             cache.put(key, layer)
             reach("layer.cached")
             step.advance(sum(package.artifact.size for package in plan.packages))
@@ -176,90 +148,19 @@ def _build_missing(
                 compiler.close()
 
 
-def find_conflicts(plans: Iterable[LayerPlan], recipe: LayerRecipe, *, blobs: Blobs) -> list[PathConflict]:
-    """
-    Paths that several packages bring with other content, across all layers, and who wins: from RECORDs, nothing is
-    unpacked. Raises `InvalidWheel` and `NotFound` as `build_layer` does.
-    """
-    packages = install_order(plans)
-    trees = []
-    for package in packages:
-        with _open_tree(package, recipe, blobs) as tree:
-            trees.append(tree)
-    return _merge(trees, [each.name for each in packages], []).conflicts
-
-
-@contextmanager
-def _open_tree(package: LockedPackage, recipe: LayerRecipe, blobs: Blobs) -> Iterator[InstalledTree]:
-    """The files that a package becomes; their content can be read while the context lasts."""
-    with open(blobs.path(package.artifact.digest), "rb", buffering=0) as file:
-        wheel = read_wheel(file, filename=package.artifact.filename)
-        scheme = Scheme.posix(recipe.python, script_python=f"{recipe.prefix}/bin/python")
-        yield wheel.install(scheme, requested=package.requested)
-
-
 def _compile(
     package: LockedPackage, recipe: LayerRecipe, blobs: Blobs, cache: LayerCache, compiler: Compiler
 ) -> CompiledWheel:
     assert recipe.bytecode is not None
     digest = package.artifact.digest
     key = bytecode_key(digest, recipe.bytecode, prefix=recipe.prefix)
-    with _open_tree(package, recipe, blobs) as tree:
+    with open_tree(package, recipe, blobs) as tree:
         return compile_wheel(blobs.path(digest), tree, key=key, compiler=compiler, blobs=blobs, cache=cache)
-
-
-def _merge(trees: list[InstalledTree], names: list[str], compiled: list[CompiledWheel]) -> _Merged:
-    """Lay packages over each other, the last on top."""
-    merged = _Merged()
-    entries = merged.entries
-    for number, tree in enumerate(trees):
-        for file in tree.files:
-            before = entries.get(file.path)
-            if before is not None:
-                other = before.file
-                if other is None or (other.hash == file.hash and other.executable == file.executable):
-                    continue
-                merged.conflicts.append(PathConflict(file.path, names[number], names[before.package]))
-            entries[file.path] = _Entry(number, file.size, file)
-    _drop_shadowed(merged, names)
-    for number, each in enumerate(compiled):
-        for path, size in each.files:
-            source = entries.get(_source_of(path))
-            # NOTE: bytecode that is never checked must not outlive its source: it goes where its source goes.
-            if source is not None and source.package == number:
-                entries[path] = _Entry(number, size, None)
-    return merged
-
-
-def _drop_shadowed(merged: _Merged, names: list[str]) -> None:
-    """Where one package has a file and another a directory of that name, the last one keeps the path."""
-    parents: dict[str, list[str]] = {}
-    for path in merged.entries:
-        parent = path.rpartition("/")[0]
-        while parent:
-            if parent in merged.entries:
-                parents.setdefault(parent, []).append(path)
-            parent = parent.rpartition("/")[0]
-    for parent, below in parents.items():
-        there = [each for each in below if each in merged.entries]
-        file = merged.entries.get(parent)
-        if not there or file is None:
-            continue
-        over = max(merged.entries[each].package for each in there)
-        for path in [parent] if over > file.package else there:
-            loser = merged.entries.pop(path)
-            merged.conflicts.append(PathConflict(path, names[max(over, file.package)], names[loser.package]))
-
-
-def _source_of(path: str) -> str:
-    """`a/__pycache__/b.cpython-311.pyc` → `a/b.py`."""
-    folder, _, name = path.rpartition("/__pycache__/")
-    return f"{folder}/{name.split('.cpython-')[0]}.py"
 
 
 def _write(
     stream: LayerStream,
-    entries: dict[str, _Entry],
+    entries: dict[str, Entry],
     trees: list[InstalledTree],
     contents: list[Iterator[tuple[str, bytes]]],
     prefix: str,

@@ -234,8 +234,7 @@ class Wheel:
         if kind == "scripts":
             return self._script(f"{scheme.scripts}/{rest}", member, scheme)
         if kind == "headers":
-            distribution = self.dist_info.partition("-")[0]
-            return self._file(f"{scheme.headers}/{distribution}/{rest}", member)
+            return self._file(f"{scheme.headers}/{canonicalize_name(self.name)}/{rest}", member)
         if kind == "data":
             return self._file(rest, member)
         raise InvalidWheel(self.filename, f"{member.name!r} is in a scheme that there is not: {kind!r}")

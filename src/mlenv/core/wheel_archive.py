@@ -28,6 +28,8 @@ _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+# NOTE: isal's stub has the class as an instance.
+_INFLATE_ERROR: Final[type[Exception]] = isal_zlib.error  # type: ignore[assignment]
 _FULL32: Final = 0xFFFFFFFF
 _ENCRYPTED: Final = 1 | 1 << 6 | 1 << 13
 _DESCRIPTOR: Final = 1 << 3
@@ -361,7 +363,7 @@ class Archive:
                         yield b"", inflater.decompress(inflater.unconsumed_tail, CHUNK)
             while not inflater.eof and (plain := inflater.decompress(inflater.unconsumed_tail, CHUNK)):
                 yield b"", plain
-        except isal_zlib.error as error:
+        except _INFLATE_ERROR as error:
             raise self._fail(f"{member.name!r} is damaged: {error}") from error
         if not inflater.eof or inflater.unused_data:
             raise self._fail(f"{member.name!r} does not end where the directory says")

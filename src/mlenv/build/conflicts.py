@@ -1,0 +1,174 @@
+"""
+Which files a layer holds, and what happens where two packages bring one path.
+
+The package that comes later in `install_order` wins: within a layer that is the later name, across layers the higher
+layer, as an overlay file system has it. Local runs follow the same order. The files of a layer are listed when it is
+written, and the listing is remembered, so that conflicts are found without opening wheels again.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import zstandard
+
+from mlenv.build.bytecode import CompiledWheel
+from mlenv.build.interface import Blobs, LayerCache
+from mlenv.core.digest import Digest
+from mlenv.core.layer import Layer, LayerPlan, LayerRecipe
+from mlenv.core.lock import LockedPackage
+from mlenv.core.wheel import InstalledFile, InstalledTree, Scheme, read_wheel
+
+MEDIA_TYPE: Final = "application/vnd.mlenv.listing.v1+zstd"
+#: The largest listing that is read, in bytes.
+_LIMIT: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class PathConflict:
+    """Two packages that bring one path with other content. `kept` and `lost` are package names."""
+
+    path: str
+    kept: str
+    lost: str
+
+    def __str__(self) -> str:
+        return f"{self.kept} and {self.lost} both bring {self.path}, with different content: {self.kept}'s is kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of a layer: which package of the plan it is of, and what it is; None for bytecode of that package."""
+
+    package: int
+    size: int
+    file: InstalledFile | None
+
+
+@dataclass(slots=True)
+class Merged:
+    entries: dict[str, Entry] = field(default_factory=dict)
+    conflicts: list[PathConflict] = field(default_factory=list)
+
+
+def install_order(plans: Iterable[LayerPlan]) -> tuple[LockedPackage, ...]:
+    """All packages, the one that wins a path last."""
+    return tuple(package for plan in plans for package in plan.packages)
+
+
+def find_conflicts(
+    plans: Iterable[LayerPlan], recipe: LayerRecipe, *, blobs: Blobs, cache: LayerCache | None = None
+) -> list[PathConflict]:
+    """
+    Paths that several packages bring with other content, across all layers, and who wins. Nothing is unpacked.
+
+    Args:
+        plans: All layers, the lowest first.
+        recipe: How they are made.
+        blobs: Where wheels and listings are.
+        cache: What is remembered; a plan without a listing, and every plan without a cache, has its wheels opened.
+
+    Raises:
+        InvalidWheel: A wheel that may not be installed.
+        NotFound: A wheel that has to be opened is not there.
+    """
+    names: list[str] = []
+    listed: list[Sequence[InstalledFile]] = []
+    for plan in plans:
+        names += [each.name for each in plan.packages]
+        listed += _recall(plan, recipe, blobs, cache) or _list(plan, recipe, blobs)
+    return merge(listed, names, []).conflicts
+
+
+def remember_listing(
+    plan: LayerPlan, recipe: LayerRecipe, files: Iterable[Iterable[InstalledFile]], *, blobs: Blobs, cache: LayerCache
+) -> None:
+    """Keep the files of a layer's packages for `find_conflicts`."""
+    rows = [[[each.path, each.hash, each.executable] for each in package] for package in files]
+    with blobs.writer() as out:
+        out.write(zstandard.ZstdCompressor(level=1).compress(json.dumps(rows).encode()))
+        digest, size = out.commit()
+    cache.put(_key(plan, recipe), Layer(digest, digest, size, MEDIA_TYPE))
+
+
+@contextmanager
+def open_tree(package: LockedPackage, recipe: LayerRecipe, blobs: Blobs) -> Iterator[InstalledTree]:
+    """The files that a package becomes; their content can be read while the context lasts."""
+    with open(blobs.path(package.artifact.digest), "rb", buffering=0) as file:
+        wheel = read_wheel(file, filename=package.artifact.filename)
+        scheme = Scheme.posix(recipe.python, script_python=f"{recipe.prefix}/bin/python")
+        yield wheel.install(scheme, requested=package.requested)
+
+
+def _key(plan: LayerPlan, recipe: LayerRecipe) -> Digest:
+    return Digest.of(f"listing of {plan.key(recipe)}".encode())
+
+
+def _recall(
+    plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs, cache: LayerCache | None
+) -> list[Sequence[InstalledFile]]:
+    remembered = cache.get(_key(plan, recipe)) if cache is not None else None
+    if remembered is None or remembered.media_type != MEDIA_TYPE:
+        return []
+    with open(blobs.path(remembered.digest), "rb") as file:
+        rows = json.loads(zstandard.ZstdDecompressor().decompress(file.read(), max_output_size=_LIMIT))
+    return [[InstalledFile(path, 0, digest, runs) for path, digest, runs in package] for package in rows]
+
+
+def _list(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs) -> list[Sequence[InstalledFile]]:
+    listed: list[Sequence[InstalledFile]] = []
+    for package in plan.packages:
+        with open_tree(package, recipe, blobs) as tree:
+            listed.append(tree.files)
+    return listed
+
+
+def merge(listed: Sequence[Sequence[InstalledFile]], names: list[str], compiled: list[CompiledWheel]) -> Merged:
+    """Lay packages over each other, the last on top."""
+    merged = Merged()
+    entries = merged.entries
+    for number, files in enumerate(listed):
+        for file in files:
+            before = entries.get(file.path)
+            if before is not None:
+                other = before.file
+                if other is None or (other.hash == file.hash and other.executable == file.executable):
+                    continue
+                merged.conflicts.append(PathConflict(file.path, names[number], names[before.package]))
+            entries[file.path] = Entry(number, file.size, file)
+    _drop_shadowed(merged, names)
+    for number, each in enumerate(compiled):
+        for path, size in each.files:
+            source = entries.get(_source_of(path))
+            # NOTE: bytecode that is never checked must not outlive its source: it goes where its source goes.
+            if source is not None and source.package == number:
+                entries[path] = Entry(number, size, None)
+    return merged
+
+
+def _drop_shadowed(merged: Merged, names: list[str]) -> None:
+    """Where one package has a file and another a directory of that name, the last one keeps the path."""
+    parents: dict[str, list[str]] = {}
+    for path in merged.entries:
+        parent = path.rpartition("/")[0]
+        while parent:
+            if parent in merged.entries:
+                parents.setdefault(parent, []).append(path)
+            parent = parent.rpartition("/")[0]
+    for parent, below in parents.items():
+        there = [each for each in below if each in merged.entries]
+        file = merged.entries.get(parent)
+        if not there or file is None:
+            continue
+        over = max(merged.entries[each].package for each in there)
+        for path in [parent] if over > file.package else there:
+            loser = merged.entries.pop(path)
+            merged.conflicts.append(PathConflict(path, names[max(over, file.package)], names[loser.package]))
+
+
+def _source_of(path: str) -> str:
+    """`a/__pycache__/b.cpython-311.pyc` → `a/b.py`."""
+    folder, _, name = path.rpartition("/__pycache__/")
+    return f"{folder}/{name.split('.cpython-')[0]}.py"
