@@ -1,0 +1,46 @@
+# make dev    a virtual environment with everything that development needs
+# make lint   style and types
+# make test   every test: needs a package index, podman, skopeo, umoci and mmdebstrap
+# make quick  the tests that need none of these
+# make docs   writes the --help blocks anew, and checks the documents
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_OPTIONS ?=
+
+.PHONY: dev lint format test quick docs benchmark clean
+
+dev: $(VENV)/.made
+
+# The group is passed by file name, which pip knows how to read since 25.1.
+$(VENV)/.made: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src tests benchmarks tools
+
+format: dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: dev
+	$(BIN)/pytest --numprocesses auto $(PYTEST_OPTIONS)
+
+quick: dev
+	$(BIN)/pytest --numprocesses auto -m 'not online and not container' $(PYTEST_OPTIONS)
+
+docs: dev
+	MLENV_REWRITE_DOCS=1 $(BIN)/pytest --quiet tests/test_docs.py
+
+benchmark: dev
+	$(BIN)/python -m benchmarks build
+	$(BIN)/python -m benchmarks start
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

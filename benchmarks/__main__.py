@@ -1,0 +1,26 @@
+"""`python -m benchmarks build|start`: measure, print a table, write JSON to `benchmarks/results/`."""
+
+import argparse
+import signal
+import sys
+
+from benchmarks import build, start
+
+
+def main() -> None:
+    """Run the chosen benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="build|start")
+    for module, name in ((build, "build"), (start, "start")):
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    arguments = parser.parse_args()
+    # Whoever stops a benchmark wants its servers, mounts and gigabytes gone, too.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

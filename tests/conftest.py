@@ -1,0 +1,102 @@
+"""
+What every test may rely on.
+
+No test touches the user's store, nor reaches beyond the loopback interface unless it is marked `online`. Tests that
+are marked `container` get a podman that works on this machine, with a storage of its own. Nothing is skipped: where a
+tool is missing, the tests that need it fail.
+"""
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+import pytest
+import pytest_socket
+from filelock import FileLock
+
+_REPOSITORY = Path(__file__).parents[1]
+_TOOLS = _REPOSITORY / "tools"
+_LOOPBACK = ["127.0.0.1", "::1", "localhost"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a test connect to this machine only, unless it is `online`. `pytest_socket` lifts this again."""
+    if item.get_closest_marker("online") is None:
+        pytest_socket.socket_allow_hosts(_LOOPBACK, allow_unix_socket=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store that all tests of the session may share; the user's own is never touched."""
+    home = tmp_path_factory.mktemp("mlenv-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLENV_HOME", str(home))
+        for name in [each for each in os.environ if each.startswith("MLENV_") and each != "MLENV_HOME"]:
+            patch.delenv(name)
+        yield home
+
+
+@pytest.fixture
+def mlenv_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store for one test."""
+    home = tmp_path / "mlenv-home"
+    monkeypatch.setenv("MLENV_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """Real files of the wild, which lie beside the checkout."""
+    directory = _REPOSITORY.parent / "shared" / "corpus"
+    assert directory.is_dir(), f"the corpus is not at {directory}"
+    return directory
+
+
+@pytest.fixture(scope="session")
+def debian_base() -> Path:
+    """
+    A Debian bookworm image with Python 3.11, as an OCI archive.
+
+    Made once, in about 40 seconds, and kept in the user's cache directory until the program that makes it changes.
+    """
+    program = _TOOLS / "debian_base.py"
+    directory = platformdirs.user_cache_path("mlenv-tests", ensure_exists=True)
+    file = directory / f"bookworm-{hashlib.sha256(program.read_bytes()).hexdigest()[:16]}.tar"
+    with FileLock(directory / "bookworm.lock"):
+        if not file.exists():
+            subprocess.run([sys.executable, str(program), str(file)], check=True, stdout=subprocess.DEVNULL)
+    return file
+
+
+@pytest.fixture(scope="session")
+def podman_storage(tmp_path_factory: pytest.TempPathFactory, debian_base: Path) -> Iterator[None]:
+    """Set podman up for this machine, with an empty storage that goes when the session ends."""
+    directory = tmp_path_factory.mktemp("podman")
+    command = [sys.executable, str(_TOOLS / "podman_here.py"), str(directory), f"oci-archive:{debian_base}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        for line in found.stdout.splitlines():
+            name, _, value = line.removeprefix("export ").partition("=")
+            patch.setenv(name, shlex.split(value)[0])
+        yield
+        subprocess.run(["podman", "rmi", "--all", "--force"], capture_output=True, check=False)
+        for mount in _mounts_below(directory):
+            subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
+
+
+@pytest.fixture(autouse=True)
+def _podman_for_container_tests(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("container") is not None:
+        request.getfixturevalue("podman_storage")
+
+
+def _mounts_below(directory: Path) -> list[str]:
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [mount for mount in reversed(mounts) if mount.startswith(f"{directory}/")]
