@@ -232,12 +232,17 @@ class Embedded:
 
     def _compiler(self, version: str) -> "Compiler":
         from mlenv.build.bytecode import Compiler
+        from mlenv.service.building import NoCompiler
 
-        return Compiler(self.pythons.choose(version).path, version)
+        python = next((each for each in self.pythons.find() if each.version == version), None)
+        if python is None:
+            raise NoCompiler(version)
+        return Compiler(python.path, version)
 
     def _materialise(
         self, lock: "Lock", python: "HostPython", fetch: Callable[[], None], progress: "Progress"
     ) -> "Prefix":
+        from mlenv.build.bytecode import compile_to_files
         from mlenv.run.local import materialise, prefix_path
 
         prefixes = self.directory("prefixes")
@@ -249,7 +254,7 @@ class Embedded:
             wheels=self.blobs,
             cache=self.directory("cache"),
             prefixes=prefixes,
-            compiler=None,
+            compiler=compile_to_files,
             progress=progress,
         )
 

@@ -41,7 +41,12 @@ def locks(draw: st.DrawFn) -> Lock:
         for name in chosen
     )
     return Lock(
-        draw(targets), packages, draw(words), draw(st.none() | digests), draw(st.none() | words), draw(st.booleans())
+        draw(targets),
+        packages,
+        draw(words),
+        draw(st.none() | digests),
+        draw(st.none() | words),
+        draw(st.none() | words),
     )
 
 
@@ -80,6 +85,7 @@ EXAMPLE = Lock(
     Target(Platform("linux", "amd64"), "3.11.2", Glibc(2, 28)),
     (LockedPackage("a", "1", Artifact("a-1-py3-none-any.whl", 1, Digest.of(b""), "https://example.org/a.whl")),),
     "uv 0.9.0",
+    bytecode="3.11.2",
 )
 
 
@@ -103,7 +109,7 @@ def test_damaged_lock_is_refused_or_read_never_worse(data: st.DataObject) -> Non
         ("size = 1", "size = -1"),
         ("size = 1", "size = true"),
         ('url = "https://example.org/a.whl"', "url = 1"),
-        ("bytecode = true", 'bytecode = "yes"'),
+        ('bytecode = "3.11.2"', "bytecode = true"),
         ('resolver = "uv 0.9.0"', "resolver = 1"),
         ('python = "3.11.2"', "python = 3"),
         ('glibc = "2.28"', "glibc = 2"),

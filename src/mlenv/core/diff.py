@@ -139,7 +139,7 @@ def _facts(lock: Lock) -> dict[str, str | None]:
         "python": lock.target.python,
         "base": str(lock.base) if lock.base else None,
         "glibc": str(lock.target.glibc) if lock.target.glibc else None,
-        "bytecode": "compiled" if lock.bytecode else "none",
+        "bytecode": lock.bytecode,
         "as of": lock.as_of,
     }
 

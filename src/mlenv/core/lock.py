@@ -72,7 +72,8 @@ class Lock:
         resolver: What resolved it: `uv 0.9.0`.
         base: The base image it was resolved for, or None if that was not at hand and `target.glibc` is assumed.
         as_of: The index is taken as it stood at this time (RFC 3339), or None for now.
-        bytecode: Whether images hold compiled bytecode.
+        bytecode: The full version of the interpreter that compiles the bytecode in images, `3.11.2`; None for images
+            without bytecode. It is of the target's minor version, whose patch releases read each other's bytecode.
     """
 
     target: Target
@@ -80,7 +81,7 @@ class Lock:
     resolver: str
     base: Digest | None = None
     as_of: str | None = None
-    bytecode: bool = True
+    bytecode: str | None = None
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.packages]
@@ -121,9 +122,8 @@ class Lock:
             "platform": str(self.target.platform),
             "python": self.target.python,
             "resolver": self.resolver,
-            "bytecode": self.bytecode,
         }
-        optional = {"glibc": self.target.glibc, "base": self.base, "as-of": self.as_of}
+        optional = {"bytecode": self.bytecode, "glibc": self.target.glibc, "base": self.base, "as-of": self.as_of}
         return tool | {key: str(value) for key, value in optional.items() if value is not None}
 
     @classmethod
@@ -152,7 +152,7 @@ class Lock:
                 resolver=_get(tool, "resolver", str),
                 base=Digest.parse(_get(tool, "base", str)) if "base" in tool else None,
                 as_of=_get(tool, "as-of", str) if "as-of" in tool else None,
-                bytecode=_get(tool, "bytecode", bool),
+                bytecode=_get(tool, "bytecode", str) if "bytecode" in tool else None,
             )
         except tomllib.TOMLDecodeError as error:
             raise InvalidLock(f"a lock that is not TOML: {error}") from error

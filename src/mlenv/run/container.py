@@ -119,10 +119,18 @@ def _load_by_podman(engine: ContainerEngine, blobs: Path, manifest: Descriptor, 
         engine.call(["image", "exists", config.hex], what="look for the image", timeout=_ASK_TIMEOUT)
     except EngineFailed:
         with tempfile.TemporaryDirectory(prefix="mlenv-") as directory:
-            layout = Path(directory)
+            # NOTE: podman makes a name of the path that it is given, and refuses one that can't be a name.
+            layout = Path(directory) / f"mlenv-{config.hex[:12]}"
+            layout.mkdir()
             _write_layout(layout, manifest, "image")
             (layout / "blobs").symlink_to(blobs.resolve(), target_is_directory=True)
-            engine.call(["pull", "--quiet", f"oci:{layout}:image"], what="load the image", timeout=_LOAD_TIMEOUT)
+            engine.call(
+                ["pull", "--quiet", f"oci:{layout.name}:image"],
+                what="load the image",
+                timeout=_LOAD_TIMEOUT,
+                directory=layout.parent,
+            )
+            engine.call(["untag", config.hex, f"localhost/{layout.name}"], what="name the image", timeout=_ASK_TIMEOUT)
         engine.call(["tag", config.hex, f"localhost/{name}"], what="name the image", timeout=_ASK_TIMEOUT)
     return config.hex
 

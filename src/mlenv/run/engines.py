@@ -85,7 +85,7 @@ class ContainerEngine:
     version: str
     here: Surroundings
 
-    def call(self, arguments: list[str], *, what: str, timeout: float) -> str:
+    def call(self, arguments: list[str], *, what: str, timeout: float, directory: Path | None = None) -> str:
         """
         Run the client, and return what it prints.
 
@@ -93,6 +93,7 @@ class ContainerEngine:
             arguments: After the client's name.
             what: What is being done, for messages: `load the image`.
             timeout: Seconds.
+            directory: Where the client runs, or None for here.
 
         Raises:
             EngineFailed: It refused, or gave no answer in time.
@@ -103,6 +104,7 @@ class ContainerEngine:
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
                 timeout=timeout,
+                cwd=directory,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:

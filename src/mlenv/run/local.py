@@ -105,7 +105,7 @@ def materialise(
         cache / "wheels",
         python=python.minor,
         windows=python.platform.os == "windows",
-        bytecode=lock.bytecode and compiler is not None,
+        bytecode=lock.bytecode is not None and compiler is not None,
     )
     unpacked.directory.mkdir(parents=True, exist_ok=True)
     with _alone(final):
@@ -121,7 +121,7 @@ def materialise(
                     wheels,
                     staging=stages[0],
                     interpreter=python.path,
-                    compiler=compiler if lock.bytecode else None,
+                    compiler=compiler if lock.bytecode is not None else None,
                     progress=progress,
                 )
             stages[1].mkdir()

@@ -20,7 +20,7 @@ from mlenv.core.progress import Progress
 from mlenv.core.python_version import choose, minor_of
 from mlenv.core.records import BuildRecord, BuildStatus, ImageKey
 from mlenv.core.wheel_tags import glibc_needed
-from mlenv.errors import InvalidInput
+from mlenv.errors import InvalidInput, NotFound
 from mlenv.faults import reach
 from mlenv.service.artifacts import Artifacts
 from mlenv.service.bases import Base, Bases
@@ -33,6 +33,15 @@ class NoBase(InvalidInput):
     """An image was asked for, of a version that names no base image."""
 
     hint = "create a new version with `--image debian:bookworm`, or `image:` in the environment file"
+
+
+class NoCompiler(NotFound):
+    """The interpreter that a lock wants its bytecode compiled by is not on this machine."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"the lock's bytecode is compiled by Python {version}, which is not on this machine")
+        self.version = version
+        self.hint = f"install it with `uv python install {version}`, or lock a new version with `--no-bytecode`"
 
 
 class BaseDoesNotFit(InvalidInput):
@@ -78,7 +87,7 @@ class Building:
     ) -> None:
         """
         Args:
-            compiler: Gives the compiler of bytecode for a full Python version; raises where there is none.
+            compiler: Gives the compiler of exactly that version of Python; raises `NoCompiler` where there is none.
         """
         self._registry = registry
         self._blobs = blobs
@@ -179,17 +188,16 @@ class Building:
             interpreter = check_fits(lock, base.facts, str(version.spec.image))
             self._artifacts.ensure(lock.packages, version.spec.sources, progress=progress)
             reach("wheels.fetched")
-            bytecode = interpreter.version if lock.bytecode else None
-            recipe = LayerRecipe(minor_of(interpreter.version), bytecode, key.compression)
+            recipe = LayerRecipe(minor_of(interpreter.version), lock.bytecode, key.compression)
             plans = plan_layers(lock.packages)
             count = len(plans)
             new = sum(1 for plan in plans if self._layers.get(plan.key(recipe)) is None)
-            with self._compiler(interpreter.version) if bytecode and new else nullcontext() as compiler:
+            with self._compiler(lock.bytecode) if lock.bytecode and new else nullcontext() as compiler:
                 layers = build_layers(
                     plans, recipe, blobs=self._blobs, cache=self._layers, compiler=compiler, progress=progress
                 )
             if new:
-                for warning in _describe(find_conflicts(plans, recipe, blobs=self._blobs)):
+                for warning in _describe(find_conflicts(plans, recipe, blobs=self._blobs, cache=self._layers)):
                     progress.warn(warning)
             layers.append(environment_layer(lock, interpreter, recipe, blobs=self._blobs))
         image = compose_image(base.image, layers, spec=version.spec, lock=lock, recipe=recipe, blobs=self._blobs)

@@ -171,10 +171,28 @@ class Locking:
             python = choose(None, self._host_pythons())
         if python is None:
             raise NoPythonKnown(f"no Python to lock for: asked for {wanted or 'any'}, none was found")
+        if python.count(".") < 2:
+            # A base may not say which patch release it has.
+            python = without_offer(python) or f"{python}.0"
         glibc = None
         if platform.os == "linux":
             glibc = base.facts.glibc if base and base.facts.glibc else GLIBC_FLOOR
         return Target(platform, python, glibc)
+
+    def _bytecode(self, target: Target, progress: Progress) -> str | None:
+        """
+        The interpreter of this machine that compiles: the target's own version, or else another patch release.
+
+        Patch releases read each other's bytecode, but do not all write the same bytes: so the lock says which one.
+        """
+        hosts = self._host_pythons()
+        chosen = target.python if target.python in hosts else choose(target.python_minor, hosts)
+        if chosen is None:
+            progress.warn(
+                f"no Python {target.python_minor} on this machine to compile with: "
+                "the image will hold no bytecode, and first imports in it will be slower"
+            )
+        return chosen
 
     def _resolve(self, spec: Spec, target: Target, base: Base | None, options: LockOptions, progress: Progress) -> Lock:
         if spec.pylock is not None:
@@ -210,7 +228,7 @@ class Locking:
             resolver=resolver,
             base=base.image.manifest.digest if base else None,
             as_of=options.as_of.isoformat().replace("+00:00", "Z") if options.as_of else None,
-            bytecode=options.bytecode,
+            bytecode=self._bytecode(target, progress) if options.bytecode and packages else None,
         )
 
     def _keep(self, digest: Digest, path: Path) -> None:
@@ -240,7 +258,7 @@ def _check_same(version: EnvironmentVersion, lock: Lock, options: LockOptions) -
     differences = []
     if lock.as_of != as_of:
         differences.append(f"as of {lock.as_of or 'now'}, not {as_of or 'now'}")
-    if lock.bytecode != options.bytecode:
-        differences.append(f"{'with' if lock.bytecode else 'without'} bytecode")
+    if lock.bytecode is not None and not options.bytecode:
+        differences.append(f"with bytecode of Python {lock.bytecode}")
     if differences:
         raise LockDiffers(f"{version} is locked for {lock.target.platform} already, {' and '.join(differences)}")

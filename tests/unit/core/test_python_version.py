@@ -28,7 +28,8 @@ def test_the_first_offer_that_meets_the_wish_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"), [("3.7.9", "3.7.9"), ("3.7", "3.7.17"), (">=3.8,<3.11", "3.10.19"), (">4", None), (None, None)]
+    ("wanted", "expected"),
+    [("3.7.9", "3.7.9"), ("3.7", "3.7.17"), (">=3.8,<3.11", "3.10.19"), (">4", None), (None, None)],
 )
 def test_without_an_offer_a_late_patch_release_is_locked_for(wanted: str | None, expected: str | None) -> None:
     assert without_offer(wanted) == expected

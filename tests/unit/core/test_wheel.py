@@ -48,7 +48,7 @@ def test_every_kind_of_file_goes_where_a_virtual_environment_has_it(tmp_path: Pa
         "bin/hi": 0o755,
         "bin/old": 0o755,
         "bin/win": 0o755,
-        "include/site/python3.11/some_pkg/a/x.h": 0o644,
+        "include/site/python3.11/some-pkg/a/x.h": 0o644,
         f"{_SITE}/plat.py": 0o644,
         f"{_SITE}/pure.py": 0o644,
         f"{_SITE}/some_pkg/__init__.py": 0o644,

@@ -1,0 +1,113 @@
+"""What an engine is told, on machines of several kinds."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mlenv.run.container import ContainerRun, UnmountablePath, run_arguments
+from mlenv.run.engines import ContainerEngine, EngineFailed, NoContainerEngine, Surroundings, find_engine
+
+_USER = Surroundings(
+    uid=1000, gid=100, raises_limits=True, open_files=1024, processes=4096, owns_cgroups=True, init=True
+)
+_RUN = ContainerRun("sha256:0", ("python", "train.py"), Path("/home/a/project"))
+
+
+def _engine(name: str, **facts: object) -> ContainerEngine:
+    return ContainerEngine(name, f"/usr/bin/{name}", "5.0", dataclasses.replace(_USER, **facts))  # type: ignore[arg-type]
+
+
+def test_podman_of_a_user() -> None:
+    assert run_arguments(_engine("podman"), _RUN) == [
+        *("/usr/bin/podman", "run", "--rm", "--interactive", "--network=host"),
+        *("--log-driver=none", "--security-opt=label=disable", "--userns=keep-id"),
+        "--mount=type=bind,source=/home/a/project,destination=/home/a/project",
+        *("--workdir", "/home/a/project", "--init", "sha256:0", "python", "train.py"),
+    ]
+
+
+def test_docker_of_a_user() -> None:
+    arguments = run_arguments(_engine("docker", init=False), dataclasses.replace(_RUN, gpus="all", terminal=True))
+    assert {"--user=1000:100", "--env=HOME=/tmp", "--gpus=all", "--tty", "--init"} <= set(arguments)
+    assert arguments[-3:] == ["sha256:0", "python", "train.py"]
+
+
+def test_root_where_limits_cannot_be_raised() -> None:
+    engine = _engine("podman", uid=0, raises_limits=False, owns_cgroups=False)
+    arguments = run_arguments(engine, _RUN)
+    assert {"--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096", "--cgroups=disabled"} <= set(arguments)
+    assert not [each for each in arguments if each.startswith(("--user", "--userns"))]
+
+
+def test_without_an_init_python_takes_its_place() -> None:
+    arguments = run_arguments(_engine("podman", init=False), _RUN)
+    assert "--init" not in arguments
+    at = arguments.index("sha256:0")
+    assert arguments[at + 1 : at + 3] == ["python", "-ISc"]
+    compile(arguments[at + 3], "init", "exec")
+    assert arguments[at + 4 :] == ["python", "train.py"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"), [("all", "--device=nvidia.com/gpu=all"), ("0", "--device=nvidia.com/gpu=0")]
+)
+def test_podman_is_told_of_devices(gpus: str, expected: str) -> None:
+    assert expected in run_arguments(_engine("podman"), dataclasses.replace(_RUN, gpus=gpus))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/usr", "/etc", "/etc/project", "/opt", "/opt/env", "/opt/env/lib", "/usr/lib/x", "/proc/1", "/home/.."],
+)
+def test_directories_that_would_hide_the_images_own(path: str) -> None:
+    with pytest.raises(UnmountablePath):
+        run_arguments(_engine("podman"), dataclasses.replace(_RUN, directory=Path(path)))
+
+
+@pytest.mark.parametrize("path", ["/home/a", "/etcetera", "/opt/project", "/usr/src/app", '/home/a, "b"', "/home/a=b"])
+def test_directories_that_are_mounted(path: str) -> None:
+    arguments = run_arguments(_engine("podman"), dataclasses.replace(_RUN, directory=Path(path)))
+    [mount] = [each.removeprefix("--mount=") for each in arguments if each.startswith("--mount=")]
+    assert next(csv.reader([mount])) == ["type=bind", f"source={path}", f"destination={path}"]
+
+
+def test_a_directory_is_mounted_once() -> None:
+    run = dataclasses.replace(_RUN, mounts=(Path("/data"), Path("/home/a/project")))
+    mounts = [each for each in run_arguments(_engine("podman"), run) if each.startswith("--mount=")]
+    assert len(mounts) == 2
+
+
+def _client(directory: Path, name: str, script: str) -> None:
+    directory.mkdir(exist_ok=True)
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_a_docker_client_without_its_service_is_no_engine(tmp_path: Path) -> None:
+    _client(tmp_path, "docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    with pytest.raises(NoContainerEngine, match=r"podman: not installed; docker: .*Cannot connect") as caught:
+        find_engine(path=str(tmp_path))
+    assert set(caught.value.tried) == {"podman", "docker"}
+    _client(tmp_path, "docker", "echo")
+    with pytest.raises(NoContainerEngine, match="no service answers"):
+        find_engine("docker", path=str(tmp_path))
+
+
+def test_podman_comes_before_docker_unless_docker_is_asked_for(tmp_path: Path) -> None:
+    _client(tmp_path, "podman", "echo 4.3.1")
+    _client(tmp_path, "docker", "echo 28.0.0")
+    assert (find_engine(path=str(tmp_path)).name, find_engine(path=str(tmp_path)).version) == ("podman", "4.3.1")
+    assert find_engine("docker", path=str(tmp_path)).version == "28.0.0"
+
+
+def test_a_refusal_shows_its_last_line_and_keeps_the_rest(tmp_path: Path) -> None:
+    _client(
+        tmp_path, "podman", "echo 4.3.1; [ $1 = info ] || { echo warning >&2; echo 'Error: no space' >&2; exit 125; }"
+    )
+    engine = find_engine(path=str(tmp_path))
+    with pytest.raises(EngineFailed, match="podman could not load the image: Error: no space") as caught:
+        engine.call(["load"], what="load the image", timeout=10)
+    assert caught.value.detail == "warning\nError: no space"
