@@ -17,7 +17,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 import pytest_socket
-from filelock import FileLock
+
+from mlenv.file_lock import FileLock
 
 _REPOSITORY = Path(__file__).parents[1]
 _TOOLS = _REPOSITORY / "tools"

@@ -8,7 +8,7 @@ import pytest
 
 _SOURCE = Path(__file__).parents[1] / "src" / "mlenv"
 
-_BOTTOM = {"errors", "faults"}
+_BOTTOM = {"errors", "faults", "file_lock"}
 _CORE = {"core"} | _BOTTOM
 _WORKERS = {"resolve", "build", "run"}
 _SERVICE = {"api", "service"} | _WORKERS | _CORE
@@ -17,6 +17,7 @@ _SERVICE = {"api", "service"} | _WORKERS | _CORE
 _MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "faults": set(),
+    "file_lock": set(),
     "home": set(),
     "core": {"errors"},
     "resolve": _CORE,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mlenv.core.progress import Progress
     from mlenv.resolve.index_http import HttpFetcher
     from mlenv.resolve.pip import PipResolver
-    from mlenv.run.local import Prefix
+    from mlenv.run.engines import ContainerEngine
+    from mlenv.run.found import Prefix
     from mlenv.run.pythons import HostPython, Pythons
     from mlenv.service.artifacts import Artifacts
     from mlenv.service.bases import Bases
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mlenv.service.running import Running
     from mlenv.service.verifying import Verifying
     from mlenv.store.oci import OciLayout
+    from mlenv.store.sessions import Sessions
     from mlenv.store.sql import SqlRegistry
 
 
@@ -45,7 +47,8 @@ class Embedded:
 
     Attributes:
         home: The directory. In it: `mlenv.db` (rows), `oci/` (blobs), `cache/uv`, `cache/wheels`, `prefixes/`
-            (environments for local runs), `locks/` (held by processes at work).
+            (environments for local runs), `locks/` (held by processes at work), `work/` (what
+            is half done).
     """
 
     def __init__(self, home: Path) -> None:
@@ -66,6 +69,13 @@ class Embedded:
         from mlenv.store.oci import OciLayout
 
         return OciLayout(self.directory("oci"))
+
+    @cached_property
+    def work(self) -> "Sessions":
+        """Where temporary files go, in the store's own file system."""
+        from mlenv.store.sessions import Sessions
+
+        return Sessions(self.directory() / "work")
 
     @cached_property
     def environments(self) -> "Environments":
@@ -114,7 +124,7 @@ class Embedded:
         """Use cases of base images."""
         from mlenv.service.bases import Bases
 
-        return Bases(self.registry, self.blobs, workdir=self.directory("work"), clock=utc_now)
+        return Bases(self.registry, self.blobs, workdir=self.work.directory, clock=utc_now)
 
     @cached_property
     def locking(self) -> "Locking":
@@ -124,13 +134,13 @@ class Embedded:
         return Locking(
             self.registry,
             self.blobs,
-            self.bases,
+            lambda: self.bases,
             lambda: self.resolver,
             lambda: self.fetcher,
             host_pythons=lambda: [each.version for each in self.pythons.find()],
             host_platform=self.host_platform,
             exclusive=self.exclusive,
-            workdir=self.directory("work"),
+            workdir=self.work.directory,
             clock=utc_now,
         )
 
@@ -170,17 +180,16 @@ class Embedded:
     @cached_property
     def running(self) -> "Running":
         """Use cases of runs."""
-        from mlenv.run.engines import find_engine
         from mlenv.service.running import Running
 
         return Running(
             self.registry,
             self.locking,
             lambda: self.building,
-            self.artifacts,
+            lambda: self.artifacts,
             pythons=self.pythons,
             materialise=self._materialise,
-            container_engine=find_engine,
+            container_engine=_find_engine,
             blob_directory=self.home / "oci" / "blobs",
             host_platform=self.host_platform,
             who=_who,
@@ -193,29 +202,28 @@ class Embedded:
     def verifying(self) -> "Verifying":
         """Use cases of verification."""
         from mlenv.service.verifying import Verifying
+        from mlenv.store.layout_check import check_layout
 
-        return Verifying(self.registry, self.blobs, check_blobs=self.blobs.verify)
+        return Verifying(self.registry, self.blobs, check_blobs=lambda progress: check_layout(self.blobs, progress))
 
     @cached_property
     def doctor(self) -> "Doctor":
         """Looks at this machine."""
-        from mlenv.run.engines import find_engine
         from mlenv.service.doctoring import Doctor
 
         return Doctor(
             home=self.directory(),
             pythons=self.pythons,
             resolver=self.resolver,
-            container_engine=find_engine,
+            container_engine=_find_engine,
             host_platform=self.host_platform,
         )
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
         """Keep other processes out of `name` while the context lasts; the operating system lets go of what dies."""
-        from filelock import FileLock
-
         from mlenv.core.digest import Digest
+        from mlenv.file_lock import FileLock
 
         with FileLock(self.directory("locks") / Digest.of(name.encode()).hex[:32]):
             yield
@@ -242,21 +250,25 @@ class Embedded:
     def _materialise(
         self, lock: "Lock", python: "HostPython", fetch: Callable[[], None], progress: "Progress"
     ) -> "Prefix":
-        from mlenv.build.bytecode import compile_to_files
-        from mlenv.run.local import materialise, prefix_path
+        from mlenv.run.found import find_prefix
 
         prefixes = self.directory("prefixes")
-        if not prefix_path(lock, python, prefixes).is_dir():
+        if (found := find_prefix(lock, python, prefixes)) is not None:
+            return found
+        from mlenv.build.bytecode import compile_to_files
+        from mlenv.run.local import materialise
+
+        with self.artifacts.refusing(lock.packages):
             fetch()
-        return materialise(
-            lock,
-            python,
-            wheels=self.blobs,
-            cache=self.directory("cache"),
-            prefixes=prefixes,
-            compiler=compile_to_files,
-            progress=progress,
-        )
+            return materialise(
+                lock,
+                python,
+                wheels=self.blobs,
+                cache=self.directory("cache"),
+                prefixes=prefixes,
+                compiler=compile_to_files,
+                progress=progress,
+            )
 
     def directory(self, *parts: str) -> Path:
         """A directory below home, for this user's eyes only: `directory("cache", "uv")`."""
@@ -269,6 +281,10 @@ class Embedded:
         """Let go of files."""
         if "registry" in self.__dict__:
             self.registry.close()
+        if "blobs" in self.__dict__:
+            self.blobs.close()
+        if "work" in self.__dict__:
+            self.work.close()
 
     def __enter__(self) -> Self:
         return self
@@ -289,23 +305,29 @@ def private_directory(path: Path) -> Path:
     try:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreUnusable(str(path), "it is not a directory") from error
     except OSError as error:
         raise StoreUnusable(str(path), error.strerror or str(error)) from error
     return path
 
 
-def _new_id() -> str:
-    import uuid
+def _find_engine() -> "ContainerEngine":
+    from mlenv.run.engines import find_engine
 
-    return uuid.uuid4().hex
+    return find_engine()
+
+
+def _new_id() -> str:
+    return os.urandom(16).hex()
 
 
 def _who() -> tuple[str, str]:
     import getpass
-    import socket
+    import platform
 
     try:
         user = getpass.getuser()
     except (OSError, KeyError):
         user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
-    return user, socket.gethostname()
+    return user, platform.node()

@@ -18,6 +18,7 @@ from mlenv.core.layer import Compression, LayerRecipe
 from mlenv.core.lock import Lock
 from mlenv.core.platform import Glibc, Platform, Target
 from mlenv.core.spec import Spec
+from mlenv.store.layout_check import check_layout
 from mlenv.store.oci import OciLayout
 
 pytestmark = pytest.mark.container
@@ -139,7 +140,7 @@ def test_a_debian_base_is_the_same_twice_and_starts_from_its_bytecode(tmp_path: 
     with ThreadPoolExecutor(2) as pool:
         (one, store), (two, _) = pool.map(create, range(2))
     assert one == two
-    assert store.verify() == []
+    assert check_layout(store) == []
     facts = read_facts(one, store)
     assert [each.version for each in facts.pythons] == ["3.11.2"]
     assert (facts.os_version, facts.layers) == ("12", 1)

@@ -1,7 +1,6 @@
 """Real environment files against the public index: what each ought to say, or to find."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fetcher() -> Iterator[HttpFetcher]:
+def fetcher() -> HttpFetcher:
     found = HttpFetcher()
-    yield found
-    found.close()
+    return found
 
 
 def _case(corpus: Path, number: int) -> tuple[dict[str, Any], tuple[Requirement, ...]]:

@@ -27,11 +27,10 @@ def pauses() -> list[float]:
 
 
 @pytest.fixture
-def fetcher(pauses: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpFetcher]:
+def fetcher(pauses: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HttpFetcher:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     found = HttpFetcher(pause=pauses.append)
-    yield found
-    found.close()
+    return found
 
 
 def _artifact(index: PackageIndex, filename: str) -> Artifact:

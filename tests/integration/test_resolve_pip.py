@@ -76,12 +76,11 @@ def index() -> Iterator[PackageIndex]:
 
 
 @pytest.fixture
-def asker(index: PackageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asker]:
+def asker(index: PackageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asker:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     found = Asker(index, tmp_path)
-    yield found
-    found.fetcher.close()
+    return found
 
 
 def test_finds_every_package_with_what_it_needs(index: PackageIndex, asker: Asker) -> None:

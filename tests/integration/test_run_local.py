@@ -16,10 +16,11 @@ from mlenv.core.lock import Lock, LockedPackage
 from mlenv.core.progress import Progress, Silent
 from mlenv.core.wheel import InvalidWheel
 from mlenv.run.activation import variables_in
+from mlenv.run.found import Prefix, prefix_path
 from mlenv.run.inspect import installed_in
 from mlenv.run.interface import SourceFile
 from mlenv.run.links import remove_tree
-from mlenv.run.local import Prefix, materialise, prefix_path
+from mlenv.run.local import materialise
 from mlenv.run.prefix import ClashingFiles
 from mlenv.run.process import run_command
 from mlenv.run.pythons import HostPython, Pythons

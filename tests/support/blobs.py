@@ -38,6 +38,9 @@ class DirectoryBlobs:
         with tempfile.TemporaryDirectory(dir=self.root) as directory, open(f"{directory}/blob", "wb") as file:
             yield Writer(self, file.write, Path(file.name), file.flush)
 
+    def remove(self, digest: Digest) -> None:
+        self.path(digest).unlink(missing_ok=True)
+
     def add_wheel(self, path: Path, *, requested: bool = False) -> LockedPackage:
         """Store a wheel, as the package that a lock would have for it."""
         data = path.read_bytes()

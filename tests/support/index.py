@@ -8,14 +8,14 @@ import json
 import re
 import tarfile
 import threading
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-_TIME = (2020, 1, 1, 0, 0, 0)
+from support.wheels import core_metadata, wheel_bytes
+
 _JSON = "application/vnd.pypi.simple.v1+json"
 
 
@@ -45,6 +45,7 @@ class PackageIndex:
         ranges: The `Range` header of every request that had one.
         authorized: Paths that were asked for with credentials.
         redirect: Where downloads are sent instead, if anywhere.
+        before: Called with a file's name before it is sent; it may wait.
     """
 
     user: str | None = None
@@ -53,6 +54,7 @@ class PackageIndex:
     etag: bool = False
     broken: int = 0
     redirect: str | None = None
+    before: Callable[[str], None] | None = None
     url: str = ""
     files: dict[str, list[Project]] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -82,23 +84,23 @@ class PackageIndex:
         files: Mapping[str, str] | None = None,
     ) -> str:
         """Add a wheel, and give its file name."""
-        stem = f"{name.replace('-', '_')}-{version}"
-        metadata = _metadata(name, version, requires, requires_python)
-        content = dict(files or {f"{name.replace('-', '_')}/__init__.py": ""})
-        info = f"{stem}.dist-info"
-        content |= {
-            f"{info}/METADATA": metadata,
-            f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
-        }
-        record = "".join(f"{path},sha256={_digest(text)},{len(text.encode())}\n" for path, text in content.items())
-        content[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path, text in content.items():
-                archive.writestr(zipfile.ZipInfo(path, _TIME), text)
-        filename = f"{stem}-{tag}.whl"
-        self._add(name, Project(filename, buffer.getvalue(), metadata.encode(), requires_python, uploaded, yanked))
+        module = name.replace("-", "_")
+        filename, data = wheel_bytes(
+            name,
+            version,
+            {path: text.encode() for path, text in (files or {f"{module}/__init__.py": ""}).items()},
+            requires=requires,
+            requires_python=requires_python,
+            tag=tag,
+        )
+        metadata = core_metadata(name, version, requires, requires_python).encode()
+        self._add(name, Project(filename, data, metadata, requires_python, uploaded, yanked))
         return filename
+
+    def offer(self, name: str, version: str, filename: str, data: bytes) -> None:
+        """Add any bytes under the file name of a wheel, with metadata beside it that make it look sound."""
+        metadata = core_metadata(name, version).encode()
+        self._add(name, Project(filename, data, metadata, None, "2024-01-01T00:00:00Z", False))
 
     def source(
         self,
@@ -112,7 +114,7 @@ class PackageIndex:
     ) -> str:
         """Add a source distribution, and give its file name. `PKG-INFO` declares what it needs, as of metadata 2.1."""
         stem = f"{name.replace('-', '_')}-{version}"
-        content = {"PKG-INFO": _metadata(name, version, requires, requires_python), **files}
+        content = {"PKG-INFO": core_metadata(name, version, requires, requires_python), **files}
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
             for path, text in content.items():
@@ -223,6 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif index.redirect is not None:
             self._send(302, b"", {"Location": f"{index.redirect}/files/{filename}"}, body=body)
         else:
+            if index.before is not None and body:
+                index.before(filename)
             self._send(200, found.data, {"Accept-Ranges": "bytes"}, body=body, cut=self._is_cut(filename))
 
     def _is_cut(self, filename: str) -> bool:
@@ -272,15 +276,3 @@ def _anchor(file: Project, address: str) -> str:
     yanked = ' data-yanked=""' if file.yanked else ""
     digest = hashlib.sha256(file.data).hexdigest()
     return f'<a href="{address}#sha256={digest}"{python}{yanked}>{file.filename}</a>'
-
-
-def _metadata(name: str, version: str, requires: Iterable[str], requires_python: str | None) -> str:
-    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
-    lines += [f"Requires-Python: {requires_python}"] if requires_python else []
-    lines += [f"Requires-Dist: {each}" for each in requires]
-    return "\n".join(lines) + "\n"
-
-
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -41,11 +42,43 @@ def make_wheel(
     tag: str = "py3-none-any",
     tamper: Callable[[Entries], None] | None = None,
 ) -> Path:
+    """Write what `wheel_bytes` makes of the same arguments into `directory`, which is made."""
+    filename, content = wheel_bytes(
+        name,
+        version,
+        files,
+        entry_points=entry_points,
+        scripts=scripts,
+        data=data,
+        executable=executable,
+        requires=requires,
+        tag=tag,
+        tamper=tamper,
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / filename
+    path.write_bytes(content)
+    return path
+
+
+def wheel_bytes(
+    name: str,
+    version: str = "1.0",
+    files: Mapping[str, bytes] | None = None,
+    *,
+    entry_points: Mapping[str, Mapping[str, str]] | None = None,
+    scripts: Mapping[str, bytes] | None = None,
+    data: Mapping[str, bytes] | None = None,
+    executable: Iterable[str] = (),
+    requires: Iterable[str] = (),
+    requires_python: str | None = None,
+    tag: str = "py3-none-any",
+    tamper: Callable[[Entries], None] | None = None,
+) -> tuple[str, bytes]:
     """
-    Write a wheel.
+    Make a wheel: its file name and its bytes.
 
     Args:
-        directory: Where it goes.
         name: The distribution's name.
         version: Its version.
         files: Content by path; one module by default.
@@ -54,6 +87,7 @@ def make_wheel(
         data: Content by path below `.data`: `headers/x.h`, `data/share/x`.
         executable: Paths that have the executable bit.
         requires: `Requires-Dist`.
+        requires_python: `Requires-Python`.
         tag: Python, ABI and platform.
         tamper: Changes the entries, RECORD among them, before they are written.
     """
@@ -62,9 +96,7 @@ def make_wheel(
     content = dict(files if files is not None else {f"{stem}/__init__.py": f"NAME = {name!r}\n".encode()})
     content |= {f"{stem}-{version}.data/scripts/{path}": each for path, each in (scripts or {}).items()}
     content |= {f"{stem}-{version}.data/{path}": each for path, each in (data or {}).items()}
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    metadata += "".join(f"Requires-Dist: {each}\n" for each in requires)
-    content[f"{info}/METADATA"] = metadata.encode()
+    content[f"{info}/METADATA"] = core_metadata(name, version, requires, requires_python).encode()
     content[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n".encode()
     if entry_points:
         sections = (
@@ -79,9 +111,17 @@ def make_wheel(
     entries.append((entry(f"{info}/RECORD"), record))
     if tamper is not None:
         tamper(entries)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{stem}-{version}-{tag}.whl"
-    with zipfile.ZipFile(path, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for each, data_ in entries:
             archive.writestr(each, data_)
-    return path
+    return f"{stem}-{version}-{tag}.whl", buffer.getvalue()
+
+
+def core_metadata(name: str, version: str, requires: Iterable[str] = (), requires_python: str | None = None) -> str:
+    """METADATA or PKG-INFO (core metadata 2.1)."""
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Dist: {each}" for each in requires]
+    if requires_python:
+        lines.append(f"Requires-Python: {requires_python}")
+    return "\n".join(lines) + "\n"

@@ -36,11 +36,12 @@ def read_text(path: Path, asked: Place, *, limit: int = TEXT_LIMIT) -> str:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except FileNotFoundError as error:
-        raise FileProblem(
-            f"No such file or directory: {shown(path)}",
-            asked,
-            hint="a path in a file is relative to the directory of that file" if asked.line else None,
-        ) from error
+        hint = "a path in a file is relative to the directory of that file" if asked.line else None
+        if asked.file == shown(path):
+            message, hint = "no such file", f"a relative path is taken from the current directory, {os.getcwd()}"
+        else:
+            message = f"No such file or directory: {shown(path)}"
+        raise FileProblem(message, asked, hint=hint) from error
     except IsADirectoryError as error:
         raise FileProblem(f"{path} is a directory, expected a file", asked) from error
     except (OSError, ValueError) as error:

@@ -131,7 +131,7 @@ def compile_to_files(interpreter: Path, sources: Sequence[_FileToCompile], progr
     """
     wanted = [each for each in sources if is_compiled(each.source.as_posix())]
     with (
-        progress.step("compiling bytecode", total=len(wanted), unit="items") as step,
+        progress.step("Compiling bytecode", total=len(wanted), unit="items") as step,
         Compiler(interpreter, None) as compiler,
     ):
         for target, content in compiler.compile_files((each.source, each.name, str(each.target)) for each in wanted):

@@ -61,16 +61,9 @@ def export_image(
         InvalidInput: An unknown kind of target, or a name that the format can't hold.
         TargetExists: It is there already.
     """
-    kind, colon, place = target.partition(":")
-    if kind not in _KINDS or not colon or not place:
-        raise InvalidInput(
-            f"can't export to {target!r}, expected one of {', '.join(f'{each}:PATH' for each in _KINDS)}"
-        )
+    kind, path = require_target(target, force=force)
     if name is not None and (len(name) > 255 or not _DOCKER_NAME.fullmatch(name)):
         raise InvalidInput(f"not a name for an image: {name!r}, expected lower-case `repository:tag`")
-    path = Path(place)
-    if path.exists() and not force:
-        raise TargetExists(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     total = sum(layer.size for layer, _ in image.layers)
@@ -88,6 +81,19 @@ def export_image(
     finally:
         _remove(temporary)
     return path
+
+
+def require_target(target: str, *, force: bool = False) -> tuple[str, Path]:
+    """The kind of a target of `export_image`, and its path. Raises `InvalidInput`, `TargetExists`."""
+    kind, colon, place = target.partition(":")
+    if kind not in _KINDS or not colon or not place:
+        raise InvalidInput(
+            f"can't export to {target!r}, expected one of {', '.join(f'{each}:PATH' for each in _KINDS)}"
+        )
+    path = Path(place)
+    if path.exists() and not force:
+        raise TargetExists(path)
+    return kind, path
 
 
 class _TarWriter:

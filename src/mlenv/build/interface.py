@@ -54,6 +54,9 @@ class Blobs(Protocol):
     def writer(self) -> AbstractContextManager[BlobWriter]:
         """Write a blob whose digest is not known yet."""
 
+    def remove(self, digest: Digest) -> None:
+        """Delete a blob that nothing needs any more; no error if it is gone already."""
+
 
 class LayerCache(Protocol):
     """What is remembered of finished layers, by the key of their plan."""

@@ -118,7 +118,7 @@ def _build_missing(
     total = sum(package.artifact.size for _, plan in ordered for package in plan.packages)
     compiling = compiler.workers + 1 if compiler and recipe.bytecode else 1
     with (
-        progress.step("building layers", total=total, unit="bytes") as step,
+        progress.step("Building layers", total=total, unit="bytes") as step,
         ThreadPoolExecutor(compiling, thread_name_prefix="bytecode") as compilers,
         ThreadPoolExecutor(_WRITERS, thread_name_prefix="layer") as writers,
     ):

@@ -92,6 +92,8 @@ def _list(_: None, context: Context) -> int:
     names = context.embedded.bases.names()
     document = [{"name": name, "digest": str(digest)} for name, digest in names.items()]
     context.printer.data(document, (Column("Name", "name"), Column("Digest", "digest")))
+    if not document:
+        context.printer.say("there is none yet: `mlenv base create debian:bookworm`, or `mlenv base import`")
     return ExitStatus.DONE
 
 

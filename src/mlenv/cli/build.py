@@ -2,66 +2,18 @@
 
 import argparse
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from mlenv.cli.arguments import add_reference, to_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
+from mlenv.cli.locking import add_lock_options, add_platform, to_lock_options, to_platform
 from mlenv.core.layer import Compression
 from mlenv.core.lock import Lock
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
 from mlenv.core.reference import Reference
-
-# How a version is locked: what lock, build and run share.
-
-
-def add_lock_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say how a version is locked, if it is not locked yet."""
-    group = parser.add_argument_group("how it is locked, the first time")
-    group.add_argument(
-        "--allow-source", action="append", default=[], metavar="PACKAGE", help="it may be built from source"
-    )
-    group.add_argument(
-        "--allow-source-auto", action="store_true", help="whatever has no wheel may be built from source; each is named"
-    )
-    group.add_argument("--as-of", metavar="DATE", help="take the package index as it stood then: 2023-06-01, UTC")
-    group.add_argument("--no-bytecode", action="store_true", help="leave compiled bytecode out of images")
-
-
-def to_lock_options(namespace: argparse.Namespace) -> LockOptions | None:
-    """What was said of locking, or None if nothing was. Raises `UsageError`."""
-    options = LockOptions(
-        allow_source=tuple(namespace.allow_source),
-        allow_source_auto=namespace.allow_source_auto,
-        as_of=_moment(namespace.as_of) if namespace.as_of else None,
-        bytecode=not namespace.no_bytecode,
-    )
-    return None if options == LockOptions() else options
-
-
-def _moment(text: str) -> datetime:
-    """A date stands for its end, as `--as-of 2023-06-01` means the index on that day."""
-    try:
-        if len(text) == len("2023-06-01"):
-            day = date.fromisoformat(text)
-            return datetime(day.year, day.month, day.day, 23, 59, 59, tzinfo=UTC)
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--as-of: {text!r} is not a date", "write 2023-06-01, or 2023-06-01T12:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-
-
-def add_platform(parser: argparse.ArgumentParser, what: str) -> None:
-    """`--platform`."""
-    parser.add_argument("--platform", metavar="OS/ARCH", help=f"{what}: linux/amd64 or linux/arm64")
-
-
-def to_platform(namespace: argparse.Namespace) -> Platform | None:
-    """The platform that was named, or None. Raises `InvalidPlatform`."""
-    return Platform.parse(namespace.platform) if namespace.platform else None
-
+from mlenv.errors import InvalidInput
 
 # lock
 
@@ -96,10 +48,15 @@ def _lock(settings: LockSettings, context: Context) -> int:
     locks = [embedded.locking.lock(version, each, settings.options, progress=context.progress) for each in platforms]
     if settings.to is None:
         documents = [_lock_document(str(version), each) for each in locks]
-        context.printer.data(documents[0] if len(documents) == 1 else documents)
+        if context.printer.tabular:
+            context.printer.data([row for each in documents for row in _package_rows(each)])
+        else:
+            context.printer.data(documents[0] if len(documents) == 1 else documents)
     elif str(settings.to) == "-":
         context.printer.text(locks[0].to_pylock())
     else:
+        if not settings.to.parent.is_dir():
+            raise InvalidInput(f"can't write {settings.to}: there is no directory {settings.to.parent}")
         embedded.locking.write(locks[0], settings.to)
         context.printer.say(f"wrote {settings.to}")
     return ExitStatus.DONE
@@ -128,6 +85,11 @@ def _lock_document(name: str, lock: Lock) -> dict[str, Any]:
             for each in lock.packages
         ],
     }
+
+
+def _package_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a table shows of a lock: its packages."""
+    return [{**each, "platform": document["platform"]} for each in document["packages"]]
 
 
 lock: Final = Verb(_lock_arguments, _lock_settings, _lock)
@@ -242,13 +204,15 @@ def _export_settings(namespace: argparse.Namespace) -> ExportSettings:
 
 
 def _export(settings: ExportSettings, context: Context) -> int:
-    from mlenv.build.export import export_image
+    from mlenv.build.export import export_image, require_target
+    from mlenv.core.image_name import name_of_version
 
     embedded = context.embedded
     version = embedded.environments.version(settings.reference)
     platforms = (settings.platform,) if settings.platform else embedded.platforms_of(version)
     if len(platforms) > 1:
         raise UsageError("an export holds the image of one platform", "choose one with --platform")
+    require_target(settings.to, force=settings.force)
     built = embedded.building.build(
         version,
         platforms[0],
@@ -256,8 +220,9 @@ def _export(settings: ExportSettings, context: Context) -> int:
         options=settings.options,
         progress=context.progress,
     )
+    name = name_of_version(version.name, version.version)
     with context.progress.step(f"Writing {settings.to}"):
-        export_image(built.image, settings.to, embedded.blobs, name=str(version), force=settings.force)
+        export_image(built.image, settings.to, embedded.blobs, name=name, force=settings.force)
     context.printer.data({"environment": str(version), "image": str(built.image.manifest.digest), "to": settings.to})
     return ExitStatus.DONE
 

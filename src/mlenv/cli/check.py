@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from mlenv.cli.arguments import add_reference, to_optional_reference
-from mlenv.cli.build import add_platform, to_platform
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
+from mlenv.cli.locking import add_platform, to_platform
 from mlenv.cli.printer import Column, Output
 from mlenv.core.lock import Lock
 from mlenv.core.platform import Platform

@@ -175,8 +175,10 @@ def _list_settings(namespace: argparse.Namespace) -> ListSettings:
 def _list(settings: ListSettings, context: Context) -> int:
     environments = context.embedded.environments
     if settings.reference is None:
-        found = environments.environments(settings.view, limit=settings.limit)
-        context.printer.data([environment_document(each) for each in found], ENVIRONMENT_COLUMNS)
+        found = [environment_document(each) for each in environments.environments(settings.view, limit=settings.limit)]
+        context.printer.data(found, ENVIRONMENT_COLUMNS)
+        if not found and settings.view is View.ACTIVE:
+            context.printer.say("there is none yet: `mlenv environment create --file environment.yml`")
     else:
         versions = environments.versions(settings.reference, settings.view, limit=settings.limit)
         context.printer.data([version_document(each) for each in versions], VERSION_COLUMNS)
@@ -184,7 +186,10 @@ def _list(settings: ListSettings, context: Context) -> int:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return min(number, sys.maxsize)

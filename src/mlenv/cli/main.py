@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None for the process's own.
 
     Returns:
-        The exit status: 0 done, 1 refused or failed, 2 bad command line, 130 interrupted.
+        The exit status: 0 done, 1 refused or failed, 2 bad command line, 130 interrupted. An error that has a status
+        of its own, as that of a command that is not found, gives that.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
@@ -62,7 +63,10 @@ def report(error: BaseException, printer: Printer) -> int:
     if isinstance(error, MlenvError):
         lines: Sequence[str] = getattr(error, "difference", ())
         printer.error(str(error), hint=error.hint, detail=error.detail, lines=lines)
-        return ExitStatus.USAGE if isinstance(error, UsageError) else ExitStatus.FAILED
+        if isinstance(error, UsageError):
+            return ExitStatus.USAGE
+        code: int = getattr(error, "exit_code", ExitStatus.FAILED)
+        return code
     if isinstance(error, OSError) and error.strerror:
         what = f"{error.filename}: " if error.filename is not None else ""
         printer.error(f"{what}{error.strerror}", detail=_traceback(error))

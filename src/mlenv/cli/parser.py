@@ -166,6 +166,9 @@ def parse(arguments: Sequence[str], environment: os._Environ[str] | dict[str, st
         namespace, unknown = parser.parse_known_args(rest)
     except _HelpAsked:
         return Parsed(None, None, Globals(), parser.format_help())
+    if unknown and command.takes_command and not unknown[0].startswith("-"):
+        where = f"put the command after `--`: {' '.join(words)} NAME -- {' '.join(unknown)}"
+        raise UsageError(f"what is {unknown[0]!r}?", where)
     if unknown:
         raise _unknown(unknown[0], parser)
     if command.takes_command:

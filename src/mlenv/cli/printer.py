@@ -67,6 +67,11 @@ class Printer:
 
             self._query = Query(query)
 
+    @property
+    def tabular(self) -> bool:
+        """Whether data is printed in columns, all of it: then a list says more than the document that it is in."""
+        return self.output in {Output.TABLE, Output.TSV} and self._query is None
+
     def data(self, document: Document, columns: Sequence[Column] = ()) -> None:
         """
         Print plain data in the chosen form, after the query.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from mlenv.cli.arguments import add_reference, to_mapping, to_optional_reference, to_reference
-from mlenv.cli.build import add_lock_options, to_lock_options
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
+from mlenv.cli.locking import add_lock_options, to_lock_options
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.locking import LockOptions
 from mlenv.core.reference import Reference

@@ -7,6 +7,17 @@ _DEFAULT_HOST: Final = "docker.io"
 _TRANSPORTS: Final = ("oci:", "oci-archive:", "docker-archive:")
 
 
+def name_of_version(name: str, version: str) -> str:
+    """
+    What the image of an environment's version is called: `REPOSITORY:TAG` in the characters that docker takes.
+
+    Environments have freer names than images: `Train(new):1+2` becomes `train-new:1-2`. It is for people to read.
+    """
+    repository = re.sub(r"[^a-z0-9._-]+|[._-]{2,}", "-", name.lower()).strip("._-")[:128].rstrip("._-")
+    tag = re.sub(r"[^A-Za-z0-9_.-]+", "-", version).lstrip(".-")[:128]
+    return f"{repository or 'environment'}:{tag or 'version'}"
+
+
 def is_file_source(text: str) -> bool:
     """Whether the text names an image on disk with a transport (containers-transports(5)), not one in a registry."""
     return text.startswith(_TRANSPORTS)

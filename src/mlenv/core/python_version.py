@@ -4,9 +4,6 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import Version
-
 #: What a wish is met with when neither base nor host has a Python that meets it: a late patch release of each minor
 #: version, the newest first. A patch release matters, since `Requires-Python: >=3.7.1` rules out a plain 3.7.
 LATE_RELEASES: Final = ("3.14.2", "3.13.11", "3.12.12", "3.11.14", "3.10.19", "3.9.25", "3.8.20", "3.7.17", "3.6.15")
@@ -35,6 +32,10 @@ def admits(wanted: str | None, version: str) -> bool:
         return True
     if is_bare(wanted):
         return minor_of(wanted) == minor_of(version)
+    # NOTE: few wishes are specifier sets, and their import is slow.
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import Version
+
     try:
         return SpecifierSet(wanted).contains(Version(version), prereleases=True)
     except InvalidSpecifier:

@@ -1,25 +1,51 @@
-"""Downloads: artifacts from where a lock says they are, resumed when a server breaks off (RFC 9110, §14)."""
+"""
+Downloads: artifacts from where a lock says they are, resumed when a server breaks off (RFC 9110, §14).
+
+NOTE: `urllib`, not one of the larger HTTP libraries: those take longer to import (0.2 s of processor time) than the
+one small package to fetch that makes a new version of an image.
+"""
 
 import base64
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException, HTTPMessage, InvalidURL
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    url2pathname,
+)
 
 from mlenv.core.lock import Artifact
 from mlenv.core.spec import PUBLIC, Sources
 from mlenv.resolve.credentials import Realm, credentials_for, index_for, realm_of, redact
 from mlenv.resolve.failures import CredentialsRefused, IndexUnreachable
 
-if TYPE_CHECKING:
-    import httpx
-
 CHUNK: Final = 1 << 20
+_PIECE: Final = 1 << 18
 _RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class _Response(Protocol):
+    """What `urllib` gives for an answer of any status."""
+
+    status: int
+    headers: HTTPMessage
+
+    def read(self, size: int, /) -> bytes: ...
+    def geturl(self) -> str: ...
+    def close(self) -> None: ...
 
 
 class _Broken(Exception):
@@ -42,16 +68,9 @@ class HttpFetcher:
         self._timeout = timeout
         self._attempts = attempts
         self._pause = pause
-        self._client: httpx.Client | None = None
+        self._opener: OpenerDirector | None = None
         self._lock = threading.Lock()
         self._known: dict[Realm, str] = {}
-
-    def close(self) -> None:
-        """Drop open connections."""
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
 
     def fetch(self, artifact: Artifact, sources: Sources) -> Iterator[bytes]:
         """
@@ -76,7 +95,7 @@ class HttpFetcher:
             try:
                 with self._open(url, sources, accept, done, mark) as response:
                     mark = mark or response.headers.get("etag") or response.headers.get("last-modified") or ""
-                    skip = 0 if response.status_code == 206 else done
+                    skip = 0 if response.status == 206 else done
                     for chunk in _raw_chunks(response):
                         fresh = chunk[skip:]
                         skip -= len(chunk) - len(fresh)
@@ -95,7 +114,7 @@ class HttpFetcher:
         if urlsplit(url).scheme == "file":
             return sum(len(chunk) for chunk in _read_file(url))
         with self._open(url, sources, "*/*", 0, "", method="HEAD") as response:
-            length = response.headers.get("content-length", "")
+            length = response.headers.get("content-length") or ""
         return int(length) if length.isdigit() else sum(len(chunk) for chunk in self.stream(url, sources))
 
     def read(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*", limit: int = 1 << 28) -> bytes:
@@ -110,9 +129,7 @@ class HttpFetcher:
     @contextmanager
     def _open(
         self, url: str, sources: Sources, accept: str, start: int, mark: str, *, method: str = "GET"
-    ) -> Iterator["httpx.Response"]:
-        import httpx
-
+    ) -> Iterator[_Response]:
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
         if start:
             headers |= {"Range": f"bytes={start}-"} | ({"If-Range": mark} if mark and mark[:2] != "W/" else {})
@@ -123,51 +140,68 @@ class HttpFetcher:
                 yield response
             finally:
                 response.close()
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        except (InvalidURL, ValueError) as error:
             raise IndexUnreachable(redact(url), f"not an address that can be fetched: {error}") from error
-        except httpx.TooManyRedirects as error:
-            raise IndexUnreachable(redact(url), "it redirects in a circle") from error
-        except httpx.TransportError as error:
+        except (OSError, HTTPException) as error:
             raise _Broken(_describe(error)) from error
 
-    def _send(self, method: str, url: str, headers: dict[str, str], sources: Sources) -> "httpx.Response":
+    def _send(self, method: str, url: str, headers: dict[str, str], sources: Sources) -> _Response:
         """Send a request; credentials are looked for once the server wants them, and kept for its realm."""
-        client = self._get_client()
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError("it is neither http nor https")
         realm = realm_of(url)
         known = self._known.get(realm)
-        # NOTE: a plain header, not httpx's `auth`: that is what httpx drops when a redirect leads to another host.
-        sent = headers | ({"Authorization": known} if known else {})
-        response = client.send(client.build_request(method, url, headers=sent), stream=True)
-        unknown = known is None and response.status_code in (401, 403) and realm_of(str(response.url)) == realm
+        response = self._request(method, url, headers, known)
+        unknown = known is None and response.status in (401, 403) and realm_of(response.geturl()) == realm
         if unknown and (found := credentials_for(url, sources)):
             response.close()
             known = "Basic " + base64.b64encode(":".join(found).encode()).decode()
-            response = client.send(
-                client.build_request(method, url, headers=headers | {"Authorization": known}), stream=True
-            )
-            if response.status_code < 400:
+            response = self._request(method, url, headers, known)
+            if response.status < 400:
                 self._known[realm] = known
         return response
 
-    def _get_client(self) -> "httpx.Client":
-        import httpx
+    def _request(self, method: str, url: str, headers: dict[str, str], authorization: str | None) -> _Response:
+        request = Request(url, headers=headers, method=method)
+        if authorization:
+            # An unredirected header is not sent to where a redirect leads, which may be another host.
+            request.add_unredirected_header("Authorization", authorization)
+        try:
+            response: _Response = self._get_opener().open(request, timeout=self._timeout)
+        except HTTPError as answer:
+            return answer  # type: ignore[return-value]
+        return response
 
+    def _get_opener(self) -> OpenerDirector:
+        """Only HTTP: whatever a server says, no redirect leads to a file of this machine."""
         with self._lock:
-            if self._client is None:
-                self._client = httpx.Client(timeout=self._timeout, follow_redirects=True)
-            return self._client
+            if self._opener is None:
+                opener = OpenerDirector()
+                for handler in (
+                    ProxyHandler(),
+                    HTTPHandler(),
+                    HTTPSHandler(),
+                    HTTPDefaultErrorHandler(),
+                    HTTPRedirectHandler(),
+                    HTTPErrorProcessor(),
+                ):
+                    opener.add_handler(handler)
+                self._opener = opener
+            return self._opener
 
 
-def _check(response: "httpx.Response", url: str, sources: Sources, start: int) -> None:
-    status = response.status_code
+def _check(response: _Response, url: str, sources: Sources, start: int) -> None:
+    status = response.status
     if status in (401, 403):
         index = index_for(url, sources)
-        raise CredentialsRefused(redact(str(response.url)), status, index=index.name if index else None)
+        raise CredentialsRefused(redact(response.geturl()), status, index=index.name if index else None)
     if status in _RETRIED:
         raise _Broken(f"the server says {status}")
     if status == 404 or status == 410:
         raise IndexUnreachable(redact(url), f"it is not there ({status})", hint=_GONE)
-    if status == 206 and not response.headers.get("content-range", "").startswith(f"bytes {start}-"):
+    if 300 <= status < 400:
+        raise IndexUnreachable(redact(url), "it redirects in a circle, or to what is not HTTP")
+    if status == 206 and not (response.headers.get("content-range") or "").startswith(f"bytes {start}-"):
         raise _Broken("the server sent another part than was asked for")
     if status not in (200, 206):
         raise IndexUnreachable(redact(url), f"the server says {status}")
@@ -176,11 +210,11 @@ def _check(response: "httpx.Response", url: str, sources: Sources, start: int) -
 _GONE: Final = "the index has forgotten it, or the address is wrong: look at it there, or lock a new version"
 
 
-def _raw_chunks(response: "httpx.Response") -> Iterator[bytes]:
+def _raw_chunks(response: _Response) -> Iterator[bytes]:
     """The body; one that ends before its announced length counts as broken off."""
-    length = response.headers.get("content-length", "")
+    length = response.headers.get("content-length") or ""
     got = 0
-    for chunk in response.iter_raw():
+    while chunk := response.read(_PIECE):
         got += len(chunk)
         yield chunk
     if length.isdigit() and got < int(length):
@@ -199,9 +233,8 @@ def _read_file(url: str) -> Iterator[bytes]:
         raise IndexUnreachable(redact(url), error.strerror or "it can't be read", hint=_GONE) from error
 
 
-def _describe(error: "httpx.TransportError") -> str:
-    import httpx
-
-    if isinstance(error, httpx.TimeoutException):
+def _describe(error: Exception) -> str:
+    reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, TimeoutError):
         return "nothing came within the timeout"
-    return str(error) or type(error).__name__
+    return str(reason) or type(reason).__name__

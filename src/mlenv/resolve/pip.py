@@ -1,7 +1,7 @@
 """The resolver for pip's world: uv, asked for a target, and what is around it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +120,7 @@ class PipResolver:
             if following is None:
                 break
             attempt = following
-        diagnosis = Diagnosis(session, attempt, self._fetcher)
+        diagnosis = Diagnosis(session, _without_missing_seeds(session, attempt), self._fetcher)
         raise diagnosis.failure(outcome.explanation) from None
 
     def _retry(
@@ -140,10 +140,13 @@ class PipResolver:
         seeds = {each.name for each in attempt.lines if each.seed and explanation.mentions(each.name)}
         if not seeds or explanation.unreachable:
             return None
+        if missing := seeds.intersection(explanation.not_found):
+            progress.warn(f"no index has {', '.join(sorted(missing))}, which comes along as a rule: left out")
+            return _without_seeds(attempt, missing)
         loose = attempt.with_lines(
             each.relaxed() if each.name in seeds and each.seed else each for each in attempt.lines
         )
-        without = attempt.with_lines(each for each in attempt.lines if not (each.name in seeds and each.seed))
+        without = _without_seeds(attempt, seeds)
         for changed in (loose, without):
             if changed != attempt and session.run(changed).found is not None:
                 progress.warn(f"{', '.join(sorted(seeds))} as usual does not fit these requirements, and gives way")
@@ -194,6 +197,20 @@ class PipResolver:
             digest.update(chunk)
             size += len(chunk)
         return Artifact(file.filename, size, Digest(digest.hexdigest()), file.url)
+
+
+def _without_seeds(attempt: Attempt, names: Collection[str]) -> Attempt:
+    return attempt.with_lines(each for each in attempt.lines if not (each.seed and each.name in names))
+
+
+def _without_missing_seeds(session: Session, attempt: Attempt) -> Attempt:
+    """The attempt as it can be judged: a seed that no index has would spoil every trial of what would help."""
+    while seeds := [each for each in attempt.lines if each.seed]:
+        missing = session.run(attempt.with_lines(seeds)).explanation.not_found
+        if not any(each.name in missing for each in seeds):
+            break
+        attempt = _without_seeds(attempt, missing)
+    return attempt
 
 
 def _unpinned(attempt: Attempt, names: Sequence[str], explanation: Explanation) -> list[Line]:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -101,6 +100,8 @@ def _version_key(name: str) -> tuple[int, int, int]:
 
 def _launcher() -> Iterator[Candidate]:
     """What the Windows launcher knows of: lines that end in a path (`py --list-paths`)."""
+    import subprocess
+
     try:
         done = subprocess.run(["py", "--list-paths"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

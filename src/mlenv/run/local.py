@@ -1,28 +1,23 @@
 """Running without a container: a lock becomes a read-only prefix on this machine, made once and found again at once."""
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock, Timeout
-
 from mlenv import faults
-from mlenv.core.digest import Digest
 from mlenv.core.lock import Lock
 from mlenv.core.progress import Progress
-from mlenv.core.spec import canonical_json
 from mlenv.errors import Unavailable
-from mlenv.run.activation import scripts_directory
+from mlenv.file_lock import FileLock, Timeout
+from mlenv.run.found import Prefix, is_whole, prefix_path
 from mlenv.run.interface import BytecodeCompiler, WheelFiles
 from mlenv.run.links import remove_tree
-from mlenv.run.prefix import LOCK_NAME, lay_out, protect
+from mlenv.run.prefix import lay_out, protect
 from mlenv.run.pythons import HostPython
 from mlenv.run.support import require_support
-from mlenv.run.unpacked import RECIPE, UnpackedWheels
+from mlenv.run.unpacked import UnpackedWheels
 
 #: Seconds to wait for another process that makes the same prefix.
 _PATIENCE: Final = 1800
@@ -37,35 +32,6 @@ class PrefixBusy(Unavailable):
     def __init__(self, prefix: Path) -> None:
         super().__init__(f"another process has been making {prefix} for more than {_PATIENCE} seconds")
         self.prefix = prefix
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """
-    A materialised environment.
-
-    Attributes:
-        path: Its root: `sys.prefix` of what runs in it.
-        python: The interpreter it was made for.
-        reused: Whether it was there already.
-        unpacked: How many wheels had to be unpacked for it; the others were in the cache.
-    """
-
-    path: Path
-    python: HostPython
-    reused: bool
-    unpacked: int = 0
-
-    @property
-    def interpreter(self) -> Path:
-        """Its own `python`."""
-        return scripts_directory(self.path) / ("python.exe" if sys.platform == "win32" else "python")
-
-
-def prefix_path(lock: Lock, python: HostPython, prefixes: Path) -> Path:
-    """Where the prefix for a lock and an interpreter is, or will be."""
-    content = {"recipe": RECIPE, "lock": str(lock.digest), "python": python.version, "path": str(python.path)}
-    return prefixes / Digest.of(canonical_json(content).encode()).hex[:32]
 
 
 def materialise(
@@ -97,7 +63,7 @@ def materialise(
         PrefixBusy: Another process has been making it for too long.
     """
     final = prefix_path(lock, python, prefixes)
-    if _is_whole(final):
+    if is_whole(final):
         return Prefix(final, python, reused=True)
     require_support(lock, python)
     prefixes.mkdir(parents=True, exist_ok=True)
@@ -109,7 +75,7 @@ def materialise(
     )
     unpacked.directory.mkdir(parents=True, exist_ok=True)
     with _alone(final):
-        if _is_whole(final):
+        if is_whole(final):
             return Prefix(final, python, reused=True)
         _sweep(prefixes, unpacked.directory, final)
         missing = [each for each in lock.packages if unpacked.listing(each) is None]
@@ -136,17 +102,6 @@ def materialise(
             for stage in stages:
                 remove_tree(stage)
     return Prefix(final, python, reused=False, unpacked=len(missing))
-
-
-def _is_whole(prefix: Path) -> bool:
-    """A prefix appears as a whole, so its lock tells that it is there; its interpreter may have been removed since."""
-    interpreter = scripts_directory(prefix) / ("python.exe" if sys.platform == "win32" else "python")
-    if not (interpreter.exists() and (prefix / LOCK_NAME).exists()):
-        return False
-    # When it was last used, for whoever cleans up.
-    with suppress(OSError):
-        os.utime(prefix)
-    return True
 
 
 @contextmanager

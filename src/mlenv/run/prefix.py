@@ -21,12 +21,10 @@ from mlenv.core.wheel_record import format_record, hash_of
 from mlenv.core.wheel_scripts import rewrite_script
 from mlenv.errors import Conflict
 from mlenv.run.activation import scripts_directory
+from mlenv.run.found import LOCK_NAME
 from mlenv.run.links import Linker
 from mlenv.run.pythons import HostPython
 from mlenv.run.unpacked import UnpackedWheels, WheelListing
-
-#: The lock that a prefix was made from, at its root.
-LOCK_NAME: Final = "pylock.toml"
 
 _ACTIVATE: Final = """\
 # For `. bin/activate` in sh, bash and zsh.
@@ -85,7 +83,7 @@ def lay_out(
             raise ClashingFiles(directory, _owner(listings, directory)) from error
     link = Linker()
     total = sum(len(listing.files) for _, listing in listings)
-    with progress.step("link files", total=total) as step:
+    with progress.step("Linking files", total=total) as step:
         for package, listing in listings:
             _link_files(stage, unpacked.entry(package) / "tree", package, listing, link, progress)
             _write_scripts(stage, package, listing, unpacked.scheme, str(interpreter))

@@ -2,12 +2,9 @@
 
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -102,6 +99,10 @@ class Prober:
 
 
 def _ask(path: str) -> dict[str, Any]:
+    # NOTE: what is known already should not wait for these imports.
+    import subprocess
+    from importlib import resources
+
     script = resources.files("mlenv.run").joinpath("_probe_script.py").read_text("utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment.pop("__PYVENV_LAUNCHER__", None)
@@ -151,6 +152,8 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _save(file: Path, known: Mapping[str, Any]) -> None:
+    import tempfile
+
     file.parent.mkdir(parents=True, exist_ok=True)
     document = {"format": _FORMAT, "libc": _libc(), "pythons": known}
     descriptor, temporary = tempfile.mkstemp(prefix=".pythons-", dir=file.parent)

@@ -21,11 +21,10 @@ from mlenv import faults
 from mlenv.core.lock import LockedPackage
 from mlenv.core.progress import Progress, Step
 from mlenv.core.wheel import InstalledFile, InstalledTree, InvalidWheel, Scheme, read_wheel
+from mlenv.run.found import RECIPE
 from mlenv.run.interface import BytecodeCompiler, SourceFile, WheelFiles
 from mlenv.run.links import remove_tree
 
-#: Changes whenever what is in the cache does.
-RECIPE: Final = 1
 #: Stands for the interpreter in scripts that are not for a prefix yet.
 _NO_PYTHON: Final = "/no-prefix/python"
 _NO_PYTHON_LINE: Final = f"#!{_NO_PYTHON}\n".encode()
@@ -137,7 +136,7 @@ class UnpackedWheels:
         largest_first = sorted(packages, key=lambda each: -each.artifact.size)
         total = sum(each.artifact.size for each in packages)
         with (
-            progress.step("unpack wheels", total=total, unit="bytes") as step,
+            progress.step("Unpacking wheels", total=total, unit="bytes") as step,
             ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
         ):
             futures = [pool.submit(self._unpack_one, each, wheels, staging, step) for each in largest_first]

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from mlenv.build.interface import Blobs
 from mlenv.core.lock import Artifact, LockedPackage
 from mlenv.core.progress import Progress, Step
 from mlenv.core.spec import Sources
+from mlenv.core.wheel import InvalidWheel
 from mlenv.errors import MlenvError, NotFound
 from mlenv.resolve.interface import Fetcher
 
@@ -45,7 +47,9 @@ class Artifacts:
         if not missing:
             return
         size = sum(each.size for each in missing)
-        with progress.step(f"Fetching {len(missing)} wheels", total=size, unit="bytes") as step:
+        with progress.step(
+            f"Fetching {len(missing)} wheel{'s' if len(missing) > 1 else ''}", total=size, unit="bytes"
+        ) as step:
             if kept := len(packages) - len(missing):
                 step.note(f"{kept} from cache")
             failures = [failure for failure in self._fetch_all(missing, sources, step) if failure]
@@ -53,6 +57,21 @@ class Artifacts:
             raise failures[0]
         if failures:
             raise ExceptionGroup("wheels could not be fetched", failures)
+
+    @contextmanager
+    def refusing(self, packages: Sequence[LockedPackage]) -> Iterator[None]:
+        """
+        Where the packages' wheels are opened: one whose content is refused is not kept, though its digest was right.
+
+        One that was built here stays: it is named by the lock, and nobody could bring it again.
+        """
+        try:
+            yield
+        except InvalidWheel as error:
+            for each in packages:
+                if each.artifact.filename == error.filename and each.artifact.url is not None:
+                    self._blobs.remove(each.artifact.digest)
+            raise
 
     def _fetch_all(self, artifacts: list[Artifact], sources: Sources, step: Step) -> list[MlenvError | None]:
         # NOTE: the largest first, so that none of them is left alone at the end.

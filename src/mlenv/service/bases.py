@@ -1,6 +1,6 @@
 """Base images: brought into the store by name, and read for what they offer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,7 +46,7 @@ class Base:
 class Bases:
     """The base images of one store."""
 
-    def __init__(self, registry: Registry, blobs: Blobs, *, workdir: Path, clock: Clock) -> None:
+    def __init__(self, registry: Registry, blobs: Blobs, *, workdir: Callable[[], Path], clock: Clock) -> None:
         self._registry = registry
         self._blobs = blobs
         self._workdir = workdir
@@ -116,7 +116,7 @@ class Bases:
         distribution, _, suite = image.partition(":")
         if distribution != "debian" or not suite:
             raise InvalidInput(f"can't make a base {image!r}: expected debian:bookworm or debian:trixie")
-        with TemporaryDirectory(dir=self._workdir, prefix="base-") as workdir:
+        with TemporaryDirectory(dir=self._workdir(), prefix="base-") as workdir:
             made = create_debian_base(
                 suite, packages=packages, mirror=mirror, blobs=self._blobs, workdir=Path(workdir), progress=progress
             )

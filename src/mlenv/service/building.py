@@ -25,7 +25,7 @@ from mlenv.faults import reach
 from mlenv.service.artifacts import Artifacts
 from mlenv.service.bases import Base, Bases
 from mlenv.service.interface import Clock, Exclusive, Registry
-from mlenv.service.locking import Locking
+from mlenv.service.locking import Locking, require_lockable
 from mlenv.service.recorder import Recorder
 
 
@@ -119,9 +119,13 @@ class Building:
             And what `Locking.lock` and `Artifacts.ensure` raise.
         """
         spec = version.spec
-        lock = self._locking.lock(version, platform, options, progress=progress)
+        require_lockable(version)
         if spec.image is None:
             raise NoBase(f"{version} names no base image")
+        if self._locking.is_missing(version, platform):
+            # NOTE: a lock is made once, so one for an image is made with the base at hand.
+            self._bases.need(spec.image, platform, progress=progress)
+        lock = self._locking.lock(version, platform, options, progress=progress)
         base = self._base(spec.image, lock, platform, progress)
         key = ImageKey(lock.digest, base.image.manifest.digest, spec.digest, compression)
         count = len(plan_layers(lock.packages))
@@ -136,7 +140,11 @@ class Building:
         manifest = self._registry.image_of(key)
         if manifest is None or not self._blobs.has(manifest.digest):
             return None
-        return load_image(manifest.digest, self._blobs)
+        image = load_image(manifest.digest, self._blobs)
+        whole = all(
+            self._blobs.has(each) for each in (image.config_digest, *(layer.digest for layer, _ in image.layers))
+        )
+        return image if whole else None
 
     def _base(self, name: str, lock: Lock, platform: Platform, progress: Progress) -> Base:
         if lock.base is not None and self._blobs.has(lock.base):
@@ -192,7 +200,10 @@ class Building:
             plans = plan_layers(lock.packages)
             count = len(plans)
             new = sum(1 for plan in plans if self._layers.get(plan.key(recipe)) is None)
-            with self._compiler(lock.bytecode) if lock.bytecode and new else nullcontext() as compiler:
+            with (
+                self._artifacts.refusing(lock.packages),
+                self._compiler(lock.bytecode) if lock.bytecode and new else nullcontext() as compiler,
+            ):
                 layers = build_layers(
                     plans, recipe, blobs=self._blobs, cache=self._layers, compiler=compiler, progress=progress
                 )

@@ -1,11 +1,9 @@
 """A version becomes a lock, once per platform."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from mlenv.build.interface import Blobs
 from mlenv.core.conda_spec import to_pip_requirement
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion
@@ -18,9 +16,13 @@ from mlenv.core.python_version import choose, without_offer
 from mlenv.core.spec import Requirement, Spec
 from mlenv.errors import Conflict, InvalidInput
 from mlenv.faults import reach
-from mlenv.resolve.interface import Fetcher, Resolver, ResolveRequest
-from mlenv.service.bases import Base, Bases
-from mlenv.service.interface import Clock, Exclusive, Registry
+
+if TYPE_CHECKING:
+    # NOTE: finding a lock that is there should not wait for the imports of what makes one.
+    from mlenv.build.interface import Blobs
+    from mlenv.resolve.interface import Fetcher, Resolver
+    from mlenv.service.bases import Base, Bases
+    from mlenv.service.interface import Clock, Exclusive, Registry
 
 
 class NeedsConda(InvalidInput):
@@ -30,7 +32,7 @@ class NeedsConda(InvalidInput):
 
     def __init__(self, packages: Sequence[Requirement]) -> None:
         lines = "".join(f"\n  {each}" for each in packages)
-        super().__init__(f"{len(packages)} conda packages, which mlenv can't lock yet:{lines}")
+        super().__init__(f"these need conda, which mlenv can't lock yet:{lines}")
         self.packages = tuple(packages)
 
 
@@ -60,17 +62,17 @@ class Locking:
 
     def __init__(
         self,
-        registry: Registry,
-        blobs: Blobs,
-        bases: Bases,
-        resolver: Callable[[], Resolver],
-        fetcher: Callable[[], Fetcher],
+        registry: "Registry",
+        blobs: "Blobs",
+        bases: "Callable[[], Bases]",
+        resolver: "Callable[[], Resolver]",
+        fetcher: "Callable[[], Fetcher]",
         *,
         host_pythons: Callable[[], Sequence[str]],
         host_platform: Platform,
-        exclusive: Exclusive,
-        workdir: Path,
-        clock: Clock,
+        exclusive: "Exclusive",
+        workdir: Callable[[], Path],
+        clock: "Clock",
     ) -> None:
         self._registry = registry
         self._blobs = blobs
@@ -87,6 +89,10 @@ class Locking:
         """The lock of a version for a platform, if one was made."""
         digest = self._registry.lock_of(version.name, version.version, platform)
         return None if digest is None else self._read(digest)
+
+    def is_missing(self, version: EnvironmentVersion, platform: Platform) -> bool:
+        """Whether no lock of a version was made for a platform yet."""
+        return self._registry.lock_of(version.name, version.version, platform) is None
 
     def lock(
         self,
@@ -126,6 +132,8 @@ class Locking:
             NotFound: Such a wheel is not in the store any more.
             OSError: The files can't be written.
         """
+        import shutil
+
         for package in lock.packages:
             if package.artifact.url is None:
                 shutil.copyfile(self._blobs.path(package.artifact.digest), path.parent / package.artifact.filename)
@@ -134,11 +142,8 @@ class Locking:
         partial.replace(path)
 
     def _make(self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress) -> Lock:
+        require_lockable(version)
         spec = version.spec
-        if spec.build is not None:
-            raise DockerfileNotBuilt(f"{version} is defined by {spec.build.dockerfile_path} in {spec.build.path}")
-        if spec.conda and spec.conda.needs_conda:
-            raise NeedsConda(spec.conda.needs_conda)
         base = self._base_of(spec, platform, progress)
         target = self._target(spec, platform, base, progress)
         lock = self._resolve(spec, target, base, options, progress)
@@ -152,12 +157,12 @@ class Locking:
     def _read(self, digest: Digest) -> Lock:
         return Lock.from_pylock(self._blobs.read(digest).decode())
 
-    def _base_of(self, spec: Spec, platform: Platform, progress: Progress) -> Base | None:
+    def _base_of(self, spec: Spec, platform: Platform, progress: Progress) -> "Base | None":
         if spec.image is None or platform.os != "linux":
             return None
-        return self._bases.find(spec.image, platform, progress=progress)
+        return self._bases().find(spec.image, platform, progress=progress)
 
-    def _target(self, spec: Spec, platform: Platform, base: Base | None, progress: Progress) -> Target:
+    def _target(self, spec: Spec, platform: Platform, base: "Base | None", progress: Progress) -> Target:
         wanted = spec.conda.python if spec.conda and spec.conda.python else spec.python
         offers = [each.version for each in base.facts.pythons] if base else []
         python = choose(wanted, offers)
@@ -194,7 +199,13 @@ class Locking:
             )
         return chosen
 
-    def _resolve(self, spec: Spec, target: Target, base: Base | None, options: LockOptions, progress: Progress) -> Lock:
+    def _resolve(
+        self, spec: Spec, target: Target, base: "Base | None", options: LockOptions, progress: Progress
+    ) -> Lock:
+        from tempfile import TemporaryDirectory
+
+        from mlenv.resolve.interface import ResolveRequest
+
         if spec.pylock is not None:
             with progress.step("Choosing from pylock.toml") as step:
                 packages = select_pylock(
@@ -217,7 +228,7 @@ class Locking:
                 prereleases=spec.prereleases,
                 as_of=options.as_of,
             )
-            with TemporaryDirectory(dir=self._workdir, prefix="resolve-") as workdir:
+            with TemporaryDirectory(dir=self._workdir(), prefix="resolve-") as workdir:
                 resolution = self._resolver().resolve(request, workdir=Path(workdir), progress=progress)
                 for digest, path in resolution.built.items():
                     self._keep(digest, path)
@@ -235,6 +246,15 @@ class Locking:
         with path.open("rb") as file:
             chunks = iter(lambda: file.read(1 << 20), b"")
             self._blobs.put(chunks, digest=digest, size=path.stat().st_size, what=path.name)
+
+
+def require_lockable(version: EnvironmentVersion) -> None:
+    """Raise `DockerfileNotBuilt` or `NeedsConda` for a version of a kind that can't be locked."""
+    spec = version.spec
+    if spec.build is not None:
+        raise DockerfileNotBuilt(f"{version} is defined by {spec.build.dockerfile_path} in {spec.build.path}")
+    if spec.conda and spec.conda.needs_conda:
+        raise NeedsConda(spec.conda.needs_conda)
 
 
 def _asked(spec: Spec, target: Target) -> tuple[tuple[Requirement, ...], tuple[Requirement, ...]]:
@@ -257,8 +277,8 @@ def _check_same(version: EnvironmentVersion, lock: Lock, options: LockOptions) -
     as_of = options.as_of.isoformat().replace("+00:00", "Z") if options.as_of else None
     differences = []
     if lock.as_of != as_of:
-        differences.append(f"as of {lock.as_of or 'now'}, not {as_of or 'now'}")
+        differences.append(f"as of {lock.as_of}" if lock.as_of else "as of the day it was made (no --as-of)")
     if lock.bytecode is not None and not options.bytecode:
         differences.append(f"with bytecode of Python {lock.bytecode}")
     if differences:
-        raise LockDiffers(f"{version} is locked for {lock.target.platform} already, {' and '.join(differences)}")
+        raise LockDiffers(f"{version} is locked for {lock.target.platform} already: {' and '.join(differences)}")

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion
+from mlenv.core.image_name import name_of_version
 from mlenv.core.lock import Lock
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
@@ -13,16 +15,18 @@ from mlenv.core.progress import Progress
 from mlenv.core.records import UseRecord
 from mlenv.errors import InvalidInput
 from mlenv.run.activation import variables_in, warnings_about
-from mlenv.run.container import ContainerRun, load_image, run_arguments
-from mlenv.run.engines import ContainerEngine
-from mlenv.run.inspect import Inspection, inspect_by
-from mlenv.run.local import Prefix
 from mlenv.run.process import Ended, run_command
-from mlenv.run.pythons import HostPython, Pythons
-from mlenv.service.artifacts import Artifacts
-from mlenv.service.building import Building, BuildResult
-from mlenv.service.interface import Clock, Registry
-from mlenv.service.locking import Locking
+
+if TYPE_CHECKING:
+    # NOTE: a second run needs little of this, and should not wait for the imports.
+    from mlenv.run.engines import ContainerEngine
+    from mlenv.run.found import Prefix
+    from mlenv.run.inspect import Inspection
+    from mlenv.run.pythons import HostPython, Pythons
+    from mlenv.service.artifacts import Artifacts
+    from mlenv.service.building import Building, BuildResult
+    from mlenv.service.interface import Clock, Registry
+    from mlenv.service.locking import Locking
 
 
 class OnlyAnImage(InvalidInput):
@@ -41,7 +45,7 @@ class LocalEnvironment:
         lock: What is in it.
     """
 
-    prefix: Prefix
+    prefix: "Prefix"
     lock: Lock
 
 
@@ -75,19 +79,19 @@ class Running:
 
     def __init__(
         self,
-        registry: Registry,
-        locking: Locking,
-        building: Callable[[], Building],
-        artifacts: Artifacts,
+        registry: "Registry",
+        locking: "Locking",
+        building: "Callable[[], Building]",
+        artifacts: "Callable[[], Artifacts]",
         *,
-        pythons: Pythons,
-        materialise: Callable[[Lock, HostPython, Callable[[], None], Progress], Prefix],
-        container_engine: Callable[[], ContainerEngine],
+        pythons: "Pythons",
+        materialise: "Callable[[Lock, HostPython, Callable[[], None], Progress], Prefix]",
+        container_engine: "Callable[[], ContainerEngine]",
         blob_directory: Path,
         host_platform: Platform,
         who: Callable[[], tuple[str, str]],
         inherited: Mapping[str, str],
-        clock: Clock,
+        clock: "Clock",
         new_id: Callable[[], str],
     ) -> None:
         """
@@ -128,12 +132,12 @@ class Running:
         prefix = self._materialise(
             lock,
             python,
-            lambda: self._artifacts.ensure(lock.packages, version.spec.sources, progress=progress),
+            lambda: self._artifacts().ensure(lock.packages, version.spec.sources, progress=progress),
             progress,
         )
         return LocalEnvironment(prefix, lock)
 
-    def variables(self, version: EnvironmentVersion, prefix: Prefix, options: RunOptions) -> dict[str, str]:
+    def variables(self, version: EnvironmentVersion, prefix: "Prefix", options: RunOptions) -> dict[str, str]:
         """All environment variables of a command in a version that is materialised here."""
         return variables_in(prefix.path, self._inherited, (*version.spec.environment_variables, *options.environment))
 
@@ -164,6 +168,8 @@ class Running:
         progress: Progress,
     ) -> Ended:
         """Build the version's image if need be, and run a command in it. Raises what `Building.build` raises."""
+        from mlenv.run.container import ContainerRun, run_arguments
+
         engine, image, built = self._in_engine(version, options, progress)
         run = ContainerRun(
             image=image,
@@ -177,8 +183,11 @@ class Running:
         use = self._begin(version, kind, "container", built.lock.digest, command, built.image.manifest.digest)
         return self._end(use, run_command(arguments, environment=self._inherited))
 
-    def inspect_container(self, version: EnvironmentVersion, *, progress: Progress) -> tuple[Inspection, Lock]:
+    def inspect_container(self, version: EnvironmentVersion, *, progress: Progress) -> "tuple[Inspection, Lock]":
         """What is installed in the version's image, as its own interpreter says, and the lock it was made from."""
+        from mlenv.run.container import ContainerRun, run_arguments
+        from mlenv.run.inspect import inspect_by
+
         engine, image, built = self._in_engine(version, DEFAULT_RUN, progress)
         run = ContainerRun(image, ("python", "-"), Path("/tmp"), network="none")
         with progress.step("Inspecting the image"):
@@ -186,12 +195,14 @@ class Running:
 
     def _in_engine(
         self, version: EnvironmentVersion, options: RunOptions, progress: Progress
-    ) -> tuple[ContainerEngine, str, BuildResult]:
+    ) -> "tuple[ContainerEngine, str, BuildResult]":
+        from mlenv.run.container import load_image
+
         engine = self._container_engine()
         platform = Platform("linux", self._host_platform.architecture)
         built = self._building().build(version, platform, options=options.lock, progress=progress)
         with progress.step(f"Loading the image into {engine.name}"):
-            name = f"mlenv/{version.name.lower()}:{version.version}"
+            name = f"mlenv/{name_of_version(version.name, version.version)}"
             image = load_image(engine, self._blob_directory, built.image.manifest, name=name)
         return engine, image, built
 

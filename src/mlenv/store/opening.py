@@ -55,11 +55,11 @@ def _check_known(found: str | None, path: Path) -> None:
 
 def _migrate(path: Path) -> None:
     """Run the migrations that are due, one process at a time."""
-    from filelock import FileLock
+    from mlenv.file_lock import FileLock
 
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(path.with_name(path.name + ".migrating"), mode=0o600):
+        with FileLock(path.with_name(path.name + ".migrating")):
             found = schema_of(path)
             _check_known(found, path)
             if found != HEAD:

@@ -22,6 +22,7 @@ from mlenv.core.layer import MTIME, Compression, Layer, LayerRecipe
 from mlenv.core.lock import Lock
 from mlenv.core.platform import Glibc, Platform, Target
 from mlenv.core.spec import Spec
+from mlenv.store.layout_check import check_layout
 from mlenv.store.oci import OciLayout
 
 LOCK = Lock(Target(Platform("linux", "amd64"), "3.11.2", Glibc(2, 36)), (), resolver="uv 1.0")
@@ -122,7 +123,7 @@ def test_an_image_is_the_base_and_the_layers(base: Image, store: OciLayout) -> N
     assert len(image.config["history"]) == 2
     assert load_image(image.manifest, store) == image
     store.set_name("env", image.manifest)
-    assert store.verify() == []
+    assert check_layout(store) == []
 
 
 def test_the_same_arguments_make_the_same_image(base: Image, store: OciLayout, tmp_path: Path) -> None:

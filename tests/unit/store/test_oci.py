@@ -14,6 +14,7 @@ import pytest
 from mlenv.core.digest import Digest, DigestMismatch
 from mlenv.core.image import CONFIG_TYPE, MANIFEST_TYPE, Descriptor, encode
 from mlenv.errors import InvalidInput
+from mlenv.store.layout_check import check_layout
 from mlenv.store.oci import REF_NAME, BlobNotFound, OciLayout
 
 
@@ -45,7 +46,7 @@ def test_a_new_layout_is_a_valid_empty_one(layout: OciLayout) -> None:
     index = json.loads((layout.root / "index.json").read_text())
     assert (index["schemaVersion"], index["manifests"]) == (2, [])
     assert layout.names() == {}
-    assert layout.verify() == []
+    assert check_layout(layout) == []
 
 
 def test_blobs_are_read_only_files(layout: OciLayout) -> None:
@@ -61,10 +62,25 @@ def test_a_damaged_blob_is_not_read(layout: OciLayout) -> None:
         layout.read(blob.digest)
 
 
-def test_a_known_blob_of_another_size_is_a_lie(layout: OciLayout) -> None:
+def test_a_lie_about_a_known_blob_is_found(layout: OciLayout) -> None:
     blob = put(layout, b"data")
     with pytest.raises(DigestMismatch, match="expected 5 bytes, got 4 bytes"):
-        layout.put([], digest=blob.digest, size=5, what="data")
+        layout.put([b"data"], digest=blob.digest, size=5, what="data")
+    assert layout.read(blob.digest) == b"data"
+
+
+@pytest.mark.parametrize("damaged", [b"", b"dat", b"else"])
+def test_a_damaged_blob_is_replaced_when_its_bytes_come_again(layout: OciLayout, damaged: bytes) -> None:
+    blob = put(layout, b"data")
+    damage(layout, blob.digest, damaged)
+    if len(damaged) == blob.size:
+        with layout.writer() as writer:
+            writer.write(b"data")
+            writer.commit()
+    else:
+        put(layout, b"data")
+    assert layout.read(blob.digest) == b"data"
+    assert check_layout(layout) == []
 
 
 def test_a_huge_blob_is_not_read_into_memory(layout: OciLayout, tmp_path: Path) -> None:
@@ -106,21 +122,21 @@ def test_one_blob_written_by_many_threads_is_one_blob(layout: OciLayout) -> None
         digests = {each.digest for each in pool.map(lambda _: put(layout, data), range(32))}
     assert list(layout.digests()) == list(digests)
     assert layout.read(Digest.of(data)) == data
-    assert layout.verify() == []
+    assert check_layout(layout) == []
 
 
 def test_an_index_that_is_not_one_is_told(layout: OciLayout) -> None:
     (layout.root / "index.json").write_text('{"manifests": [1]}')
     with pytest.raises(InvalidInput, match=r"index\.json is not an OCI index"):
         layout.names()
-    assert [each.kind for each in layout.verify()] == ["unreadable"]
+    assert [each.kind for each in check_layout(layout)] == ["unreadable"]
 
 
 def test_verify_finds_a_changed_blob(layout: OciLayout) -> None:
     image = put_image(layout)
     layout.set_name("a", image)
     damage(layout, Digest.of(b"a layer"), b"A layer")
-    [problem] = layout.verify()
+    [problem] = check_layout(layout)
     assert (problem.kind, problem.digest, problem.harmless) == ("corrupt", Digest.of(b"a layer"), False)
 
 
@@ -130,7 +146,7 @@ def test_verify_finds_what_a_name_lacks(layout: OciLayout, lost: str) -> None:
     layout.set_name("env", image)
     digest = {"manifest": image.digest, "config": Digest.of(b"{}"), "layer": Digest.of(b"a layer")}[lost]
     layout.remove(digest)
-    [problem] = layout.verify()
+    [problem] = check_layout(layout)
     assert (problem.kind, problem.digest) == ("missing", digest)
     assert problem.what.startswith("env: ")
 
@@ -138,25 +154,25 @@ def test_verify_finds_what_a_name_lacks(layout: OciLayout, lost: str) -> None:
 def test_verify_finds_a_size_that_is_not_the_named_one(layout: OciLayout) -> None:
     image = put_image(layout)
     layout.set_name("env", replace(image, size=image.size + 1))
-    assert [each.kind for each in layout.verify()] == ["corrupt"]
+    assert [each.kind for each in check_layout(layout)] == ["corrupt"]
 
 
 def test_verify_finds_a_manifest_that_is_none(layout: OciLayout) -> None:
     layout.set_name("env", put(layout, b"[" * 10_000, MANIFEST_TYPE))
-    assert [each.kind for each in layout.verify()] == ["unreadable"]
+    assert [each.kind for each in check_layout(layout)] == ["unreadable"]
 
 
 def test_verify_finds_strangers(layout: OciLayout) -> None:
     (layout.root / "blobs/sha256/README").write_text("hello")
-    assert [(each.kind, each.harmless) for each in layout.verify()] == [("stray", True)]
+    assert [(each.kind, each.harmless) for each in check_layout(layout)] == [("stray", True)]
 
 
 def test_what_is_being_written_is_no_leftover(layout: OciLayout) -> None:
     other = OciLayout(layout.root)
     with layout.writer() as writer:
         writer.write(b"half of")
-        assert other.verify() == layout.verify() == []
-        assert other.sweep_ingest(0) == layout.sweep_ingest(0) == 0
+        assert check_layout(other) == check_layout(layout) == []
+        assert other.sessions.sweep(0) == layout.sessions.sweep(0) == 0
         writer.write(b" it")
         digest, _ = writer.commit()
     assert other.read(digest) == b"half of it"
@@ -179,11 +195,11 @@ def test_a_writer_that_is_killed_leaves_a_whole_store(layout: OciLayout, point: 
     died = subprocess.run(command, env={**os.environ, "MLENV_FAULT": point}, check=False)
     assert died.returncode == -signal.SIGKILL
     assert layout.has(Digest.of(b"content")) is kept
-    leftovers = layout.verify()
+    leftovers = check_layout(layout)
     assert [(each.kind, each.harmless) for each in leftovers] == ([] if kept else [("unfinished", True)])
-    assert layout.sweep_ingest(3600) == 0
-    assert layout.sweep_ingest(0) == len(leftovers)
-    assert layout.verify() == []
+    assert layout.sessions.sweep(3600) == 0
+    assert layout.sessions.sweep(0) == 1
+    assert check_layout(layout) == []
     subprocess.run(command, check=True)
     assert layout.read(Digest.of(b"content")) == b"content"
 
@@ -193,7 +209,7 @@ def test_processes_that_write_the_same_blobs_at_once_agree(layout: OciLayout) ->
     running = [subprocess.Popen(command) for _ in range(4)]
     assert [each.wait(timeout=60) for each in running] == [0] * 4
     assert list(layout.digests()) == [Digest.of(b"content")]
-    assert layout.verify() == []
+    assert check_layout(layout) == []
 
 
 def test_a_copy_writes_in_a_session_of_its_own(layout: OciLayout) -> None:

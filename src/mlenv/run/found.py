@@ -1,0 +1,68 @@
+"""Prefixes of environments that were materialised here: where each one is, and whether it is whole."""
+
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlenv.core.digest import Digest
+from mlenv.core.lock import Lock
+from mlenv.core.spec import canonical_json
+from mlenv.run.activation import scripts_directory
+from mlenv.run.pythons import HostPython
+
+#: Changes whenever what is in the cache of wheels, or in a prefix, does.
+RECIPE: Final = 1
+#: The lock that a prefix was made from, at its root.
+LOCK_NAME: Final = "pylock.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """
+    A materialised environment.
+
+    Attributes:
+        path: Its root: `sys.prefix` of what runs in it.
+        python: The interpreter it was made for.
+        reused: Whether it was there already.
+        unpacked: How many wheels had to be unpacked for it; the others were in the cache.
+    """
+
+    path: Path
+    python: HostPython
+    reused: bool
+    unpacked: int = 0
+
+    @property
+    def interpreter(self) -> Path:
+        """Its own `python`."""
+        return _interpreter(self.path)
+
+
+def prefix_path(lock: Lock, python: HostPython, prefixes: Path) -> Path:
+    """Where the prefix for a lock and an interpreter is, or will be."""
+    content = {"recipe": RECIPE, "lock": str(lock.digest), "python": python.version, "path": str(python.path)}
+    return prefixes / Digest.of(canonical_json(content).encode()).hex[:32]
+
+
+def find_prefix(lock: Lock, python: HostPython, prefixes: Path) -> Prefix | None:
+    """The prefix for a lock and an interpreter, if it is there and whole."""
+    path = prefix_path(lock, python, prefixes)
+    return Prefix(path, python, reused=True) if is_whole(path) else None
+
+
+def is_whole(prefix: Path) -> bool:
+    """A prefix appears as a whole, so its lock tells that it is there; its interpreter may have been removed since."""
+    if not (_interpreter(prefix).exists() and (prefix / LOCK_NAME).exists()):
+        return False
+    # When it was last used, for whoever cleans up.
+    with suppress(OSError):
+        os.utime(prefix)
+    return True
+
+
+def _interpreter(prefix: Path) -> Path:
+    return scripts_directory(prefix) / ("python.exe" if sys.platform == "win32" else "python")
