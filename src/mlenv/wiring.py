@@ -209,10 +209,13 @@ class Embedded:
     @cached_property
     def doctor(self) -> "Doctor":
         """Looks at this machine."""
+        from mlenv.resolve.uv_process import find_uv
         from mlenv.service.doctoring import Doctor
 
         return Doctor(
             home=self.directory(),
+            open_store=lambda: (self.home / "mlenv.db").exists() and self.registry,
+            find_uv=find_uv,
             pythons=self.pythons,
             resolver=self.resolver,
             container_engine=_find_engine,

@@ -272,6 +272,10 @@ def test_first_layer_and_image_stay(registry: Registry) -> None:
     registry.add_layer(digest("key"), replace(layer, size=13))
     assert registry.layer(digest("key")) == layer
     assert registry.layer(digest("nothing")) is None
+    registry.remove_layer(digest("nothing"))
+    registry.add_layer(digest("other"), layer)
+    registry.remove_layer(digest("other"))
+    assert [key for key, _ in registry.all_layers()] == [digest("key")]
     key = ImageKey(digest("lock"), digest("base"), digest("spec"), Compression.GZIP)
     manifest = Descriptor("application/x", digest("manifest"), 3, {"a": "b"}, {"os": "linux", "architecture": "amd64"})
     assert registry.image_of(key) is None

@@ -84,3 +84,6 @@ class LayerMemory(dict[Digest, Layer]):
 
     def put(self, key: Digest, layer: Layer) -> None:
         self.setdefault(key, layer)
+
+    def remove(self, key: Digest) -> None:
+        self.pop(key, None)

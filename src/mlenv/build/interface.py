@@ -65,7 +65,10 @@ class LayerCache(Protocol):
         """The layer made for this key, if there is one and its blob is still there."""
 
     def put(self, key: Digest, layer: Layer) -> None:
-        """Remember a layer whose blob is stored. The first one stays."""
+        """Remember a layer whose blob is stored. The first one stays, as long as its blob does."""
+
+    def remove(self, key: Digest) -> None:
+        """Forget a layer, and what is stored of it; no error if it is unknown."""
 
 
 class ImageNames(Protocol):

@@ -11,11 +11,27 @@ from mlenv.cli.arguments import add_reference, to_optional_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.locking import add_platform, to_platform
 from mlenv.cli.printer import Column, Output
+from mlenv.core.check import Finding
+from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.lock import Lock
 from mlenv.core.platform import Platform
 from mlenv.core.reference import Reference
+from mlenv.errors import InvalidInput, MlenvError
+
+#: How many files of a package a table names.
+_FILES_SHOWN: Final = 3
 
 # check
+
+
+class NothingToCompare(InvalidInput):
+    """A check was asked for, of a version that says nothing of packages."""
+
+    hint = "check a version that has `conda_file`, `requirements` or the like"
+
+    def __init__(self, version: EnvironmentVersion) -> None:
+        super().__init__(f"{version} names no packages, so there is nothing to compare")
+        self.version = version
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +90,7 @@ def _check(settings: CheckSettings, context: Context) -> int:
     if settings.container:
         assert settings.reference is not None
         version = embedded.environments.version(settings.reference)
+        _require_packages(version)
         inspection, lock = embedded.running.inspect_container(version, progress=context.progress)
     else:
         from mlenv.run.inspect import installed_in
@@ -90,7 +107,7 @@ def _check(settings: CheckSettings, context: Context) -> int:
             Column("Files", "files"),
             Column("Drift", "drift"),
         )
-        context.printer.data([each.to_dict() for each in report.findings], columns)
+        context.printer.data([{**each.to_dict(), "files": _files(each)} for each in report.findings], columns)
     else:
         context.printer.data(report.to_dict())
     where = f"{inspection.executable} (Python {report.python})"
@@ -104,6 +121,17 @@ def _check(settings: CheckSettings, context: Context) -> int:
     return ExitStatus.FAILED if report.drift else ExitStatus.DONE
 
 
+def _files(finding: Finding) -> str:
+    """The files of a finding, for a cell of a table."""
+    more = len(finding.files) - _FILES_SHOWN
+    return ", ".join(finding.files[:_FILES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _require_packages(version: EnvironmentVersion) -> None:
+    if not version.spec.has_dependencies:
+        raise NothingToCompare(version)
+
+
 def _lock(settings: CheckSettings, context: Context, own: str | None, prefix: str) -> Lock:
     if settings.reference is None:
         if own is None:
@@ -111,6 +139,7 @@ def _lock(settings: CheckSettings, context: Context, own: str | None, prefix: st
         return Lock.from_pylock(own)
     embedded = context.embedded
     version = embedded.environments.version(settings.reference)
+    _require_packages(version)
     platform = settings.platform or embedded.host_platform
     lock = embedded.locking.find(version, platform)
     if lock is None:
@@ -143,6 +172,15 @@ def _diff_settings(namespace: argparse.Namespace) -> DiffSettings:
     return DiffSettings(Reference.parse(namespace.old), Reference.parse(namespace.new), to_platform(namespace))
 
 
+def _lock_to_compare(version: EnvironmentVersion, platform: Platform, context: Context) -> Lock | None:
+    """A version's lock, or None, with a warning, where there is none and none can be made: the specs still compare."""
+    try:
+        return context.embedded.locking.lock(version, platform, progress=context.progress)
+    except MlenvError as error:
+        context.printer.warn(f"only the specs are compared, since {version} can't be locked: {error}")
+        return None
+
+
 def _diff(settings: DiffSettings, context: Context) -> int:
     from mlenv.cli.difference import render
     from mlenv.core.diff import compare_environments
@@ -150,7 +188,7 @@ def _diff(settings: DiffSettings, context: Context) -> int:
     embedded = context.embedded
     old, new = (embedded.environments.version(each) for each in (settings.old, settings.new))
     platform = settings.platform or embedded.host_platform
-    locks = [embedded.locking.lock(each, platform, progress=context.progress) for each in (old, new)]
+    locks = [_lock_to_compare(each, platform, context) for each in (old, new)]
     difference = compare_environments((old.spec, locks[0]), (new.spec, locks[1]))
     if context.printer.output is Output.TABLE:
         context.printer.text(render(old, new, difference))

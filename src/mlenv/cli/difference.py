@@ -20,11 +20,12 @@ def render(old: EnvironmentVersion, new: EnvironmentVersion, difference: Environ
 def _lines(old: EnvironmentVersion, new: EnvironmentVersion, difference: EnvironmentDifference) -> Iterator[str]:
     yield f"{old} → {new}"
     if difference.empty:
-        yield "  no difference"
+        yield "  no difference" if difference.locked else "  no difference between the specs"
         return
-    growth = difference.new_size - difference.old_size
-    sizes = f"{human_size(difference.old_size)} → {human_size(difference.new_size)}"
-    yield f"Packages: {len(difference.packages)} differ, {sizes} ({_signed(growth)})"
+    if difference.locked:
+        growth = difference.new_size - difference.old_size
+        sizes = f"{human_size(difference.old_size)} → {human_size(difference.new_size)}"
+        yield f"Packages: {len(difference.packages)} differ, {sizes} ({_signed(growth)})"
     for change in difference.packages:
         yield f"  {_package(change)}"
     yield from _changes("Base and Python", difference.facts)

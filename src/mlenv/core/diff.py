@@ -74,6 +74,7 @@ class EnvironmentDifference:
         variables: Environment variables that differ, sorted by name.
         spec: What leads from one spec to the other, in lines that a person reads (`mlenv.core.difference`).
         old_size, new_size: Bytes to download for each side as a whole.
+        locked: Both sides have a lock. Otherwise packages and facts are not compared, and the sizes mean nothing.
     """
 
     packages: tuple[PackageChange, ...]
@@ -82,6 +83,7 @@ class EnvironmentDifference:
     spec: tuple[str, ...]
     old_size: int
     new_size: int
+    locked: bool = True
 
     @property
     def empty(self) -> bool:
@@ -101,21 +103,23 @@ class EnvironmentDifference:
             "spec": list(self.spec),
             "old_size": self.old_size,
             "new_size": self.new_size,
+            "locked": self.locked,
         }
 
 
-def compare_environments(old: tuple[Spec, Lock], new: tuple[Spec, Lock]) -> EnvironmentDifference:
-    """What `new` has that `old` has not, and the other way round."""
+def compare_environments(old: tuple[Spec, Lock | None], new: tuple[Spec, Lock | None]) -> EnvironmentDifference:
+    """What `new` has that `old` has not, and the other way round; of the specs alone if a side has no lock."""
     (old_spec, old_lock), (new_spec, new_lock) = old, new
     return EnvironmentDifference(
-        packages=_package_changes(old_lock, new_lock),
-        facts=_changes(_facts(old_lock), _facts(new_lock)),
+        packages=_package_changes(old_lock, new_lock) if old_lock and new_lock else (),
+        facts=_changes(_facts(old_lock), _facts(new_lock)) if old_lock and new_lock else (),
         variables=_changes(
             dict(sorted(old_spec.environment_variables)), dict(sorted(new_spec.environment_variables)), ordered=False
         ),
         spec=tuple(difference(old_spec, new_spec)),
-        old_size=old_lock.size,
-        new_size=new_lock.size,
+        old_size=old_lock.size if old_lock else 0,
+        new_size=new_lock.size if new_lock else 0,
+        locked=bool(old_lock and new_lock),
     )
 
 

@@ -1,7 +1,7 @@
 """Which layers an image is made of, and by what each is known before it exists."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -16,11 +16,12 @@ RECIPE: Final = 1
 PREFIX: Final = "/opt/env"
 #: The time stamp of every file: 2020-01-01T00:00:00Z, in seconds. Not 0, which zip and some tools can't hold.
 MTIME: Final = 1577836800
-#: Wheels of at least this many bytes have a layer of their own; the others share buckets.
-HEAVY: Final = 5_000_000
-#: How many buckets the others share. A package's name decides its bucket, so that a change touches one.
-BUCKETS: Final = 8
-#: More heavy wheels than this also go to buckets: overlay file systems stop at 127 layers.
+#: Wheels of at least this many bytes have a layer of their own.
+HEAVY: Final = 4_000_000
+#: The others share buckets, chosen by a hash of the name: those of at least so many bytes, in so many buckets. A change
+#: of a small package, which is the most frequent one, makes a small layer anew.
+BUCKETS: Final = ((400_000, 3), (0, 6))
+#: If more wheels than this are heavy, they share as many buckets: overlay file systems stop at 127 layers.
 HEAVY_LIMIT: Final = 64
 
 
@@ -95,19 +96,28 @@ class Layer:
 
 def plan_layers(packages: Iterable[LockedPackage]) -> tuple[LayerPlan, ...]:
     """
-    Group packages into layers, from the lowest to the highest.
+    Group packages into layers, from the lowest to the highest: heavy wheels alone and by name, then the buckets.
 
-    Heavy wheels come first, alone and by name; then the buckets. Only names and the sizes in the lock decide, so two
-    environments agree on every layer whose packages they share.
+    Only names and the sizes in the lock decide, so two environments agree on every layer whose packages they share.
     """
     ordered = sorted(packages, key=lambda each: each.name)
     heavy = [each for each in ordered if each.artifact.size >= HEAVY]
-    alone = {each.name for each in heavy} if len(heavy) <= HEAVY_LIMIT else set()
-    plans = [LayerPlan(each.name, (each,)) for each in ordered if each.name in alone]
-    buckets: dict[int, list[LockedPackage]] = {}
-    for each in ordered:
-        if each.name not in alone:
-            bucket = int.from_bytes(hashlib.sha256(each.name.encode()).digest()[:8], "big") % BUCKETS
-            buckets.setdefault(bucket, []).append(each)
-    plans += [LayerPlan(f"bucket {number}", tuple(buckets[number])) for number in sorted(buckets)]
+    plans = [LayerPlan(each.name, (each,)) for each in heavy]
+    if len(heavy) > HEAVY_LIMIT:
+        plans = list(_buckets("heavy", heavy, HEAVY_LIMIT))
+    above = HEAVY
+    for least, count in BUCKETS:
+        those = [each for each in ordered if least <= each.artifact.size < above]
+        plans += _buckets(f"at least {least} bytes", those, count)
+        above = least
     return tuple(plans)
+
+
+def _buckets(title: str, packages: Iterable[LockedPackage], count: int) -> Iterator[LayerPlan]:
+    """The buckets that are not empty, in the order of their numbers; in each, packages stay as they were sorted."""
+    buckets: dict[int, list[LockedPackage]] = {}
+    for each in packages:
+        number = int.from_bytes(hashlib.sha256(each.name.encode()).digest()[:8], "big") % count
+        buckets.setdefault(number, []).append(each)
+    for number in sorted(buckets):
+        yield LayerPlan(f"{title}, bucket {number}", tuple(buckets[number]))

@@ -59,18 +59,26 @@ class Artifacts:
             raise ExceptionGroup("wheels could not be fetched", failures)
 
     @contextmanager
-    def refusing(self, packages: Sequence[LockedPackage]) -> Iterator[None]:
+    def refusing(
+        self, packages: Sequence[LockedPackage], forget: Callable[[Artifact], None] = lambda _: None
+    ) -> Iterator[None]:
         """
         Where the packages' wheels are opened: one whose content is refused is not kept, though its digest was right.
 
         One that was built here stays: it is named by the lock, and nobody could bring it again.
+
+        Args:
+            packages: The packages.
+            forget: Told of a refused wheel, to forget what was made of it before its last byte was found false.
         """
         try:
             yield
         except InvalidWheel as error:
             for each in packages:
-                if each.artifact.filename == error.filename and each.artifact.url is not None:
-                    self._blobs.remove(each.artifact.digest)
+                if each.artifact.filename == error.filename:
+                    forget(each.artifact)
+                    if each.artifact.url is not None:
+                        self._blobs.remove(each.artifact.digest)
             raise
 
     def _fetch_all(self, artifacts: list[Artifact], sources: Sources, step: Step) -> list[MlenvError | None]:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
-from mlenv.build.bytecode import Compiler
+from mlenv.build.bytecode import Compiler, bytecode_key
 from mlenv.build.compose import compose_image, environment_layer
 from mlenv.build.images import load_image
 from mlenv.build.interface import Blobs, ImageNames, LayerCache
@@ -13,7 +14,7 @@ from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.facts import BaseFacts, Interpreter
 from mlenv.core.image import Image
 from mlenv.core.layer import Compression, LayerRecipe, plan_layers
-from mlenv.core.lock import Lock, LockedPackage
+from mlenv.core.lock import Artifact, Lock, LockedPackage
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Glibc, Platform
 from mlenv.core.progress import Progress
@@ -186,6 +187,10 @@ class Building:
         self._registry.save_build(record)
         return BuildResult(image, record, lock, new, count)
 
+    def _forget_bytecode(self, version: str | None, artifact: Artifact) -> None:
+        if version is not None:
+            self._layers.remove(bytecode_key(artifact.digest, version))
+
     def _make(
         self, version: EnvironmentVersion, lock: Lock, base: Base, key: ImageKey, progress: Recorder
     ) -> tuple[Image, int, int]:
@@ -201,7 +206,7 @@ class Building:
             count = len(plans)
             new = sum(1 for plan in plans if self._layers.get(plan.key(recipe)) is None)
             with (
-                self._artifacts.refusing(lock.packages),
+                self._artifacts.refusing(lock.packages, partial(self._forget_bytecode, lock.bytecode)),
                 self._compiler(lock.bytecode) if lock.bytecode and new else nullcontext() as compiler,
             ):
                 layers = build_layers(

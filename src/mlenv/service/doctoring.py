@@ -56,12 +56,21 @@ class Doctor:
         self,
         *,
         home: Path,
+        open_store: Callable[[], object],
+        find_uv: Callable[[], str],
         pythons: Pythons,
         resolver: Resolver,
         container_engine: Callable[[], ContainerEngine],
         host_platform: Platform,
     ) -> None:
+        """
+        Args:
+            open_store: Opens the store if there is one; raises what opening it raises.
+            find_uv: The path of `uv`.
+        """
         self._home = home
+        self._open_store = open_store
+        self._find_uv = find_uv
         self._pythons = pythons
         self._resolver = resolver
         self._container_engine = container_engine
@@ -72,6 +81,7 @@ class Doctor:
         checks: Iterable[tuple[str, Callable[[], Diagnosis]]] = (
             ("store", self._store),
             ("Python", self._python),
+            ("uv", self._uv),
             ("package index", self._index),
             ("containers", self._containers),
             ("base images", self._mmdebstrap),
@@ -83,6 +93,10 @@ class Doctor:
         return found
 
     def _store(self) -> Diagnosis:
+        try:
+            self._open_store()
+        except MlenvError as error:
+            return Diagnosis("store", State.BAD, str(error), error.hint)
         free = shutil.disk_usage(self._home).free
         text = f"{self._home}, {free / 1e9:.1f} GB free"
         if free < _LITTLE_SPACE:
@@ -93,7 +107,14 @@ class Doctor:
         found = self._pythons.find()
         if not found:
             return Diagnosis("Python", State.BAD, "none", "install one with `uv python install 3.11`")
-        return Diagnosis("Python", State.GOOD, ", ".join(str(each) for each in found))
+        return Diagnosis("Python", State.GOOD, ", ".join(each.version for each in found))
+
+    def _uv(self) -> Diagnosis:
+        path = self._find_uv()
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
+        if said.returncode != 0:
+            return Diagnosis("uv", State.BAD, f"{path} does not run", "install mlenv again: uv comes with it")
+        return Diagnosis("uv", State.GOOD, said.stdout.split("(")[0].strip())
 
     def _index(self) -> Diagnosis:
         python = next(iter(self._pythons.find()), None)
@@ -103,9 +124,7 @@ class Doctor:
                 ResolveRequest((_PROBE,), target), workdir=Path(workdir), progress=Silent()
             )
         package = resolution.packages[0]
-        return Diagnosis(
-            "package index", State.GOOD, f"answers {resolution.resolver}: {package.name} {package.version}"
-        )
+        return Diagnosis("package index", State.GOOD, f"answers: {package.name} {package.version}")
 
     def _containers(self) -> Diagnosis:
         engine = self._container_engine()

@@ -118,6 +118,9 @@ class Registry(Protocol):
     def add_layer(self, key: Digest, layer: Layer) -> None:
         """Remember a finished layer. The first one stays."""
 
+    def remove_layer(self, key: Digest) -> None:
+        """Forget a layer; no error if it is unknown."""
+
     def image_of(self, key: ImageKey) -> Descriptor | None:
         """The image's manifest, or None."""
 

@@ -19,5 +19,13 @@ class RegistryLayers:
         return layer if layer is not None and self._blobs.has(layer.digest) else None
 
     def put(self, key: Digest, layer: Layer) -> None:
-        """Remember a layer whose blob is stored. The first one stays."""
+        """Remember a layer whose blob is stored. The first one stays, as long as its blob does."""
+        if self.get(key) is None:
+            self._registry.remove_layer(key)
         self._registry.add_layer(key, layer)
+
+    def remove(self, key: Digest) -> None:
+        """Forget a layer, and what is stored of it; no error if it is unknown."""
+        if (layer := self._registry.layer(key)) is not None:
+            self._registry.remove_layer(key)
+            self._blobs.remove(layer.digest)

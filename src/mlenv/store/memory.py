@@ -193,6 +193,11 @@ class MemoryRegistry:
         """Remember a finished layer. The first one stays."""
         self._layers.setdefault(key, layer)
 
+    @_alone
+    def remove_layer(self, key: Digest) -> None:
+        """Forget a layer; no error if it is unknown."""
+        self._layers.pop(key, None)
+
     @_locked
     def image_of(self, key: ImageKey) -> Descriptor | None:
         """The image's manifest, or None."""

@@ -91,6 +91,10 @@ class SqlRecords(ABC):
 
         self._database.write(work)
 
+    def remove_layer(self, key: Digest) -> None:
+        """Forget a layer; no error if it is unknown."""
+        self._database.write(lambda run: run("delete_layer", key=str(key)))
+
     def image_of(self, key: ImageKey) -> Descriptor | None:
         """The image's manifest, or None."""
         from mlenv.store import record_rows

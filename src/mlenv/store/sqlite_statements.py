@@ -29,6 +29,7 @@ SQL: Final = {
     "insert_lock": """INSERT INTO locks (workspace, name, version, platform, digest, created_at) VALUES (:workspace, :name, :version, :platform, :digest, :created_at)""",
     "layer": """SELECT layers."key", layers.digest, layers.diff_id, layers.size, layers.media_type FROM layers WHERE layers."key" = :key""",
     "insert_layer": """INSERT INTO layers ("key", digest, diff_id, size, media_type) VALUES (:key, :digest, :diff_id, :size, :media_type)""",
+    "delete_layer": """DELETE FROM layers WHERE layers."key" = :key""",
     "image": """SELECT images.descriptor FROM images WHERE images.workspace = :workspace AND images.lock = :lock AND images.base = :base AND images.spec = :spec AND images.compression = :compression""",
     "insert_image": """INSERT INTO images (workspace, lock, base, spec, compression, descriptor, created_at) VALUES (:workspace, :lock, :base, :spec, :compression, :descriptor, :created_at)""",
     "base": """SELECT bases.digest FROM bases WHERE bases.workspace = :workspace AND bases.name = :name""",

@@ -118,6 +118,7 @@ def _content() -> dict[str, Executable]:
         "insert_lock": _insert(locks),
         "layer": select(tables.layers).where(_is(tables.layers, "key")),
         "insert_layer": _insert(tables.layers),
+        "delete_layer": delete(tables.layers).where(_is(tables.layers, "key")),
         "image": select(images.c.descriptor).where(_is(images, *image_key)),
         "insert_image": _insert(images),
         "base": select(bases.c.digest).where(_is(bases, "workspace", "name")),

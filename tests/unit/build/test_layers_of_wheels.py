@@ -17,7 +17,7 @@ from support.wheels import Entries, make_wheel
 from mlenv.build.compression import unlike_reference
 from mlenv.build.layers import build_layer, build_layers, find_conflicts, install_order
 from mlenv.core.digest import Digest
-from mlenv.core.layer import BUCKETS, MTIME, Compression, Layer, LayerPlan, LayerRecipe
+from mlenv.core.layer import MTIME, Compression, Layer, LayerPlan, LayerRecipe
 from mlenv.core.lock import LockedPackage
 from mlenv.core.wheel import InvalidWheel
 
@@ -294,6 +294,3 @@ def test_a_large_wheel_needs_little_memory(tmp_path: Path) -> None:
     )
     assert int(result.stdout.split()[-1]) < 150_000
 
-
-def test_packages_share_a_fixed_number_of_buckets() -> None:
-    assert 4 <= BUCKETS <= 16

@@ -1,0 +1,45 @@
+"""How packages are grouped into layers."""
+
+from mlenv.core.digest import Digest
+from mlenv.core.layer import BUCKETS, HEAVY, HEAVY_LIMIT, plan_layers
+from mlenv.core.lock import Artifact, LockedPackage
+
+
+def package(name: str, size: int) -> LockedPackage:
+    return LockedPackage(name, "1", Artifact(f"{name}-1-py3-none-any.whl", size, Digest.of(name.encode()), None))
+
+
+def names(packages: list[LockedPackage]) -> list[list[str]]:
+    return [[each.name for each in plan.packages] for plan in plan_layers(packages)]
+
+
+def test_heavy_wheels_are_alone_and_lie_below_the_others() -> None:
+    assert names([package("tiny", 1), package("zeta", HEAVY), package("alpha", HEAVY + 1)]) == [
+        ["alpha"],
+        ["zeta"],
+        ["tiny"],
+    ]
+
+
+def test_the_size_decides_among_which_others_a_wheel_is() -> None:
+    least, _ = BUCKETS[0]
+    # Names of one bucket, so that nothing but the size parts them.
+    assert names([package("tiny", least - 1), package("tiny-too", HEAVY - 1)]) == [["tiny-too"], ["tiny"]]
+
+
+def test_a_thousand_packages_make_no_more_layers_than_buckets() -> None:
+    small = [package(f"small{number}", 10) for number in range(500)]
+    middle = [package(f"middle{number}", HEAVY - 1) for number in range(500)]
+    plans = plan_layers([*small, *middle])
+    assert len(plans) == sum(count for _, count in BUCKETS)
+    assert sorted(each.name for plan in plans for each in plan.packages) == sorted(
+        each.name for each in [*small, *middle]
+    )
+
+
+def test_too_many_heavy_wheels_share_layers_too() -> None:
+    few = [package(f"heavy{number}", HEAVY) for number in range(HEAVY_LIMIT)]
+    assert len(plan_layers(few)) == HEAVY_LIMIT
+    many = [package(f"heavy{number}", HEAVY) for number in range(10 * HEAVY_LIMIT)]
+    assert len(plan_layers(many)) <= HEAVY_LIMIT
+    assert sum(len(plan.packages) for plan in plan_layers(many)) == 10 * HEAVY_LIMIT
