@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlenv.core.platform import Platform
     from mlenv.core.progress import Progress
     from mlenv.resolve.index_http import HttpFetcher
+    from mlenv.resolve.machine_index import MachineIndex
     from mlenv.resolve.pip import PipResolver
     from mlenv.run.engines import ContainerEngine
     from mlenv.run.found import Prefix
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mlenv.service.environments import Environments
     from mlenv.service.layer_cache import RegistryLayers
     from mlenv.service.locking import Locking
+    from mlenv.service.making import ImageMaker
     from mlenv.service.running import Running
     from mlenv.service.verifying import Verifying
     from mlenv.store.oci import OciLayout
@@ -101,20 +103,31 @@ class Embedded:
         return Pythons(self.directory("cache"), os.environ)
 
     @cached_property
+    def machine_index(self) -> "MachineIndex | None":
+        """What takes the public index's place on this machine. Raises `InvalidMachineIndex`."""
+        from mlenv.resolve.machine_index import machine_index
+
+        return machine_index(os.environ)
+
+    @cached_property
     def fetcher(self) -> "HttpFetcher":
         """Brings files from indexes."""
         from mlenv.resolve.index_http import HttpFetcher
 
-        return HttpFetcher()
+        return HttpFetcher(machine=self.machine_index)
 
     @cached_property
     def resolver(self) -> "PipResolver":
         """Resolves pip requirements."""
+        return self._resolver_in(self.directory("cache", "uv"))
+
+    def _resolver_in(self, cache: Path) -> "PipResolver":
         from mlenv.resolve.pip import PipResolver
 
         return PipResolver(
-            self.directory("cache", "uv"),
+            cache,
             fetcher=self.fetcher,
+            machine=self.machine_index,
             host=self.host_platform,
             find_python=self._python_of_minor,
         )
@@ -166,12 +179,9 @@ class Embedded:
         return Building(
             self.registry,
             self.blobs,
-            self.blobs,
-            self.layers,
             self.bases,
             self.locking,
-            self.artifacts,
-            compiler=self._compiler,
+            self._image_maker,
             exclusive=self.exclusive,
             clock=utc_now,
             new_id=_new_id,
@@ -217,7 +227,7 @@ class Embedded:
             open_store=lambda: (self.home / "mlenv.db").exists() and self.registry,
             find_uv=find_uv,
             pythons=self.pythons,
-            resolver=self.resolver,
+            resolver=self._resolver_in,
             container_engine=_find_engine,
             host_platform=self.host_platform,
         )
@@ -241,9 +251,22 @@ class Embedded:
         found = next((each for each in self.pythons.find() if each.minor == minor), None)
         return None if found is None else str(found.path)
 
+    def _image_maker(self) -> "ImageMaker":
+        from mlenv.service.making import ImageMaker
+
+        return ImageMaker(
+            self.registry,
+            self.blobs,
+            self.blobs,
+            self.layers,
+            self.artifacts,
+            compiler=self._compiler,
+            clock=utc_now,
+        )
+
     def _compiler(self, version: str) -> "Compiler":
         from mlenv.build.bytecode import Compiler
-        from mlenv.service.building import NoCompiler
+        from mlenv.service.making import NoCompiler
 
         python = next((each for each in self.pythons.find() if each.version == version), None)
         if python is None:

@@ -1,7 +1,6 @@
 """Where the bytes of a lock come from: builds of source, indexes that want to know who asks, and who else reads the lock."""
 
 import os
-import stat
 import subprocess
 import sys
 import tomllib
@@ -13,7 +12,7 @@ import pytest
 from support.world import BASE, MINOR, World, make_world
 
 _CANARY = "s3cret-canary-of-the-index"
-_BACKEND = '''
+_BACKEND = """
 import os, zipfile
 
 def build_wheel(directory, config_settings=None, metadata_directory=None):
@@ -28,7 +27,7 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
         for path, text in content.items():
             archive.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), text)
     return "NAME-3.0-py3-none-any.whl"
-'''
+"""
 _PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 
 
@@ -61,7 +60,8 @@ def test_source_is_built_where_the_command_line_allows_it(world: World) -> None:
     _create(world, "train", "runtime")
     refused = world.run("environment", "lock", "train:1", "--allow-source", "fuse")
     assert refused.returncode == 1
-    assert "allow_source: [shim]" in refused.stderr
+    assert "needs shim" in refused.stderr
+    assert "`--allow-source shim`" in refused.stderr
     lock = world.ok("environment", "lock", "train:1", "--allow-source", "fuse", "--allow-source", "shim")
     assert _sources(lock) == ["fuse", "shim"]
 
@@ -100,7 +100,9 @@ def _guard(world: World) -> None:
 
 def _use(world: World) -> None:
     """Lock, build and run what a guarded index has, and find no trace of its password in anything that is kept or said."""
-    world.index.source("sourced", "3.0", files={"pyproject.toml": _PROJECT, "backend.py": _BACKEND.replace("NAME", "sourced")})
+    world.index.source(
+        "sourced", "3.0", files={"pyproject.toml": _PROJECT, "backend.py": _BACKEND.replace("NAME", "sourced")}
+    )
     _create(world, "train", "alpha", "sourced", allow_source=["sourced"])
     world.ok("base", "import", "oci:base", "--name", BASE)
     said = []
@@ -137,21 +139,42 @@ def test_credentials_from_netrc(world: World) -> None:
     _use(world)
 
 
-def test_credentials_from_the_keyring_command(world: World, tmp_path: Path) -> None:
-    """A `keyring` on PATH answers as the real one does: `keyring get SERVICE USER`, and `--mode creds` without a user."""
+_KEYRING = """\
+#!{python}
+import sys
+_, verb, service, *rest = sys.argv
+if verb != "get" or service != {service!r} or rest not in (["me"], ["--mode", "creds"]):
+    sys.exit(1)
+print({password!r} if rest == ["me"] else "me\\n" + {password!r})
+"""
+
+
+@pytest.mark.parametrize("user", [None, "me"])
+@pytest.mark.parametrize("by_host", [False, True])
+def test_credentials_from_the_keyring_command(world: World, tmp_path: Path, user: str | None, by_host: bool) -> None:
+    """A `keyring` on PATH that answers as the real one does: `get SERVICE USER`, or `get SERVICE --mode creds`."""
     _guard(world)
     command = tmp_path / "bin" / "keyring"
     command.parent.mkdir()
-    command.write_text(
-        f"#!{sys.executable}\n"
-        "import sys\n"
-        f"asked = '{world.index.url.removeprefix('http://')}' in sys.argv[-1] or '{world.index.url}' in ' '.join(sys.argv)\n"
-        "if not asked: sys.exit(1)\n"
-        f"print('me\\n{_CANARY}' if 'creds' in sys.argv else '{_CANARY}')\n"
-    )
-    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    service = world.index.url.removeprefix("http://") if by_host else world.index.simple
+    command.write_text(_KEYRING.format(python=sys.executable, service=service, password=_CANARY))
+    command.chmod(0o755)
     world.environment["PATH"] = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    if user:
+        world.environment["UV_INDEX_LOCAL_USERNAME"] = user
     _use(world)
+
+
+def test_a_keyring_without_an_answer_is_as_none(world: World, tmp_path: Path) -> None:
+    _guard(world)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "keyring").symlink_to("/bin/false")
+    world.environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    _create(world, "train", "alpha")
+    done = world.run("environment", "lock", "train:1")
+    assert done.returncode == 1
+    assert "wants credentials" in done.stderr
+    assert "UV_INDEX_LOCAL_USERNAME" in done.stderr
 
 
 def test_credentials_that_fail_while_wheels_are_fetched(world: World) -> None:
@@ -175,6 +198,10 @@ def pip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [sys.executable, str(directory / "pip")]
 
 
+def _call(command: list[str], **more: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
+
+
 @pytest.mark.online
 def test_pip_and_uv_read_the_lock_as_it_is(world: World, pip: list[str], tmp_path: Path) -> None:
     _create(world, "train", "runtime", "alpha", allow_source=["fuse", "shim"])
@@ -188,7 +215,7 @@ def test_pip_and_uv_read_the_lock_as_it_is(world: World, pip: list[str], tmp_pat
     options = ["install", "--dry-run", "--ignore-installed", "--no-deps", "--disable-pip-version-check"]
     for start in (tmp_path / "out", tmp_path):
         path = os.path.relpath(tmp_path / "out" / "pylock.toml", start)
-        done = subprocess.run([*pip, *options, "-r", path], env=offline, cwd=start, capture_output=True, text=True)
+        done = _call([*pip, *options, "-r", path], env=offline, cwd=start)
         assert done.returncode == 0, done.stderr
         would = done.stdout.partition("Would install ")[2].split()
         assert set(would) == locked
@@ -196,10 +223,10 @@ def test_pip_and_uv_read_the_lock_as_it_is(world: World, pip: list[str], tmp_pat
         target = tmp_path / f"target-{start.name}"
         command = [sys.executable, "-m", "uv", "pip", "install", "--target", str(target), "--python", sys.executable]
         command += ["--cache-dir", str(tmp_path / "uv")]
-        dry = subprocess.run([*command, "--dry-run", "-r", path], env=offline, cwd=start, capture_output=True, text=True)
+        dry = _call([*command, "--dry-run", "-r", path], env=offline, cwd=start)
         assert dry.returncode == 0, dry.stderr
         assert f"Would install {len(locked)} packages" in dry.stderr
-        real = subprocess.run([*command, "-r", path], env=offline, cwd=start, capture_output=True, text=True)
+        real = _call([*command, "-r", path], env=offline, cwd=start)
         assert real.returncode == 0, real.stderr
         assert (target / "fuse.py").read_text() == "VALUE = 7"
 
@@ -212,7 +239,7 @@ def test_pip_refuses_what_is_not_the_locked_bytes(world: World, pip: list[str]) 
     digest = next(each for each in document["packages"] if each["name"] == "beta")["wheels"][0]["hashes"]["sha256"]
     (world.directory / "pylock.toml").write_text(text.replace(digest, "0" * 64))
     command = [*pip, "install", "--dry-run", "--ignore-installed", "--no-deps", "-r", "pylock.toml"]
-    done = subprocess.run(command, cwd=world.directory, capture_output=True, text=True)
+    done = _call(command, cwd=world.directory)
     assert done.returncode != 0
     assert "hash" in done.stderr.lower()
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from mlenv.api.definition import parse_definition
 from mlenv.api.files import no_files
-from mlenv.api.redact import has_credentials, redact
 from mlenv.api.yaml_text import parse_yaml, to_plain
+from mlenv.core.redact import has_credentials, redact
 from mlenv.errors import InvalidInput
 
 SEEDS = {

@@ -7,9 +7,9 @@ from typing import Final
 from mlenv.api.files import Read, read_text
 from mlenv.api.problems import CredentialInUrl, FileProblem, Findings, InvalidField, InvalidLine, Place
 from mlenv.api.python_version import InvalidPython, both, python_from_conda
-from mlenv.api.redact import has_credentials, redact
 from mlenv.api.requirements import Requirements, RequirementsReader, logical_lines
 from mlenv.api.yaml_text import Kind, Node, Scalar, YamlList, YamlMap, describe, parse_yaml, to_plain
+from mlenv.core.redact import has_credentials, redact
 from mlenv.core.spec import CondaFile, Requirement, canonical_json
 
 #: What pip and the interpreter bring along: a file with these only needs no conda.

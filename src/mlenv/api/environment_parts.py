@@ -7,9 +7,9 @@ from typing import Final
 from mlenv.api import schema
 from mlenv.api.fields import Fields, from_flag
 from mlenv.api.problems import CredentialInUrl, InvalidField
-from mlenv.api.redact import has_credentials, redact
 from mlenv.api.yaml_text import Kind, Scalar, describe
 from mlenv.core.platform import InvalidPlatform, Platform
+from mlenv.core.redact import has_credentials, redact
 from mlenv.core.spec import BuildContext, InferenceConfig, Route
 
 #: What Azure's client takes for a URL (marshmallow's `fields.URL`): these schemes, and a host with a dot or localhost.

@@ -16,10 +16,10 @@ from mlenv.api.environment_parts import read_build, read_inference, read_platfor
 from mlenv.api.fields import Fields, from_flag
 from mlenv.api.files import Read, read_text
 from mlenv.api.problems import Findings, InvalidField, MissingField, Place
-from mlenv.api.redact import has_credentials
 from mlenv.api.variables import read_variables
 from mlenv.api.yaml_text import Kind, Scalar, YamlMap, describe
 from mlenv.core.environment import Definition
+from mlenv.core.redact import has_credentials
 from mlenv.core.reference import EnvironmentName, InvalidName, VersionName, parse_name, parse_version
 from mlenv.core.spec import Spec
 

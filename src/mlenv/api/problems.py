@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from mlenv.api.redact import redact
+from mlenv.core.redact import redact
 from mlenv.core.spec import Origin
 from mlenv.errors import InvalidInput
 

@@ -8,9 +8,9 @@ from mlenv.api.files import TOML_LIMIT
 from mlenv.api.problems import CredentialInUrl, InvalidField, InvalidSyntax, Place
 from mlenv.api.pyproject import parse_toml
 from mlenv.api.python_version import parse_python
-from mlenv.api.redact import has_credentials, redact
 from mlenv.core.lock import InvalidLock
 from mlenv.core.pylock_select import read_pylock
+from mlenv.core.redact import has_credentials, redact
 
 
 def parse_pylock(text: str, file: str) -> Dependencies:

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from mlenv.api.problems import CredentialInUrl, Findings, InvalidLine, Place
-from mlenv.api.redact import has_credentials, redact, strip_placeholders
+from mlenv.core.redact import has_credentials, redact, strip_placeholders
 from mlenv.core.spec import Requirement
 
 #: The longest requirement, in characters.

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mlenv.api.problems import CredentialInUrl, Findings, InvalidLine, Place, nearest
-from mlenv.api.redact import has_credentials, redact, strip_placeholders
+from mlenv.core.redact import has_credentials, redact, strip_placeholders
 from mlenv.core.spec import Index, Sources
 
 _SHORT: Final = {"-i": "--index-url", "-f": "--find-links"}

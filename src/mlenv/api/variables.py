@@ -5,8 +5,8 @@ from typing import Final
 
 from mlenv.api.fields import Fields, from_flag
 from mlenv.api.problems import CredentialInUrl, Findings, InvalidField
-from mlenv.api.redact import has_credentials
 from mlenv.api.yaml_text import Kind, Scalar, YamlMap, describe
+from mlenv.core.redact import has_credentials
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SUSPICIOUS: Final = re.compile(

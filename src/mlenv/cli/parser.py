@@ -167,8 +167,9 @@ def parse(arguments: Sequence[str], environment: os._Environ[str] | dict[str, st
     except _HelpAsked:
         return Parsed(None, None, Globals(), parser.format_help())
     if unknown and command.takes_command and not unknown[0].startswith("-"):
-        where = f"put the command after `--`: {' '.join(words)} NAME -- {' '.join(unknown)}"
-        raise UsageError(f"what is {unknown[0]!r}?", where)
+        before = " ".join(words)
+        hint = f"put the command after `--`: {before} NAME -- COMMAND, or {before} --file FILE -- COMMAND"
+        raise UsageError(f"one argument too many: {unknown[0]!r}", hint)
     if unknown:
         raise _unknown(unknown[0], parser)
     if command.takes_command:

@@ -125,6 +125,11 @@ class Printer:
             self._talk(hint, "hint: ", _CYAN)
 
     def _talk(self, text: str, head: str = "", colour: str = "") -> None:
+        if "://" in text:
+            # NOTE: the last net. Who raises an error with an address in it hides its credentials already.
+            from mlenv.core.redact import redact
+
+            text = redact(text)
         if head and _in_colour(self.stderr):
             head = f"{colour}{head.rstrip()}{_RESET} "
         self.stderr.write(f"{head}{visible(text)}\n")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,13 +135,33 @@ def _run(settings: RunSettings, context: Context) -> int:
 
 
 def _shell(settings: RunSettings, context: Context) -> int:
-    context.printer.say("leave the environment with `exit`")
+    version = _version(settings, context)
+    context.printer.say(f"this is {version}; leave it with `exit`")
+    settings = replace(settings, file=None, reference=Reference(version.name, version=version.version))
+    prompt = re.sub(r"[^\w.:-]", "-", str(version))
+    variables = {"VIRTUAL_ENV_PROMPT": prompt, "PS1": f"({prompt}) {os.environ.get('PS1', '$ ')}"}
+    settings = replace(settings, environment=variables | settings.environment)
+    if settings.engine == "local" and Path(settings.command[0]).name == "bash" and sys.stdin.isatty():
+        settings = replace(settings, command=(*settings.command, "--rcfile", str(_bash_start(context)), "-i"))
     _leave(_execute(settings, context, "shell"), context)
+
+
+def _bash_start(context: Context) -> Path:
+    """What bash reads at its start: the user's own, which may set PATH and prompt, and then ours."""
+    path = context.embedded.directory("cache") / "shell.bashrc"
+    path.write_text(_BASH_START)
+    return path
 
 
 run: Final = Verb(_arguments, _run_settings, _run)
 shell: Final = Verb(_arguments, _shell_settings, _shell)
 
+
+_BASH_START: Final = """\
+[ -f ~/.bashrc ] && . ~/.bashrc
+PATH="$VIRTUAL_ENV/bin:$PATH"
+PS1="($VIRTUAL_ENV_PROMPT) $PS1"
+"""
 
 # kernel install
 

@@ -82,7 +82,7 @@ class UseRecord:
         engine: `local` or `container`.
         lock: The lock it ran on.
         image: The image it ran in, if it did.
-        command: What was run, as given.
+        command: What was run, as given, but for credentials in addresses.
         user, host: Who, and where.
         exit_code: How it ended; None while it runs, or if its end was never seen.
         started_at, ended_at: UTC.

@@ -1,16 +1,20 @@
-"""Who we are to an index: environment variables, netrc and keyring, as uv looks there; and URLs without secrets."""
+"""Who we are to an index: environment variables, netrc and keyring, as uv looks there."""
 
-import importlib
 import netrc
 import os
+import shutil
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from mlenv.core.spec import Index, Sources
 from mlenv.resolve.failures import variable_name
 
 _PORTS: Final = {"http": 80, "https": 443}
+#: Seconds for the keyring, which may be asking the user.
+_KEYRING_TIMEOUT: Final = 120.0
 
 Realm = tuple[str, str, int | None]
 
@@ -25,18 +29,6 @@ def realm_of(url: str) -> Realm:
     return parts.scheme, (parts.hostname or "").lower(), port or _PORTS.get(parts.scheme)
 
 
-def without_credentials(url: str) -> str:
-    """The URL without user, password and fragment."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
-
-
-def redact(url: str) -> str:
-    """The URL as it may be shown: also without its query, in which some services sign."""
-    parts = urlsplit(without_credentials(url))
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, "…" if parts.query else "", ""))
-
-
 def index_for(url: str, sources: Sources) -> Index | None:
     """The user's index that a URL belongs to: by the longest common address, or else by the host."""
     indexes = [*sources.extra, *([sources.default] if sources.default else [])]
@@ -49,7 +41,7 @@ def _common(one: str, other: str) -> int:
     return next((at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), len(one))
 
 
-def credentials_for(url: str, sources: Sources) -> tuple[str, str] | None:
+def credentials_for(url: str, sources: Sources, variables: Mapping[str, str]) -> tuple[str, str] | None:
     """
     User and password for a URL, or None: by the index's name, then netrc, then keyring.
 
@@ -58,10 +50,12 @@ def credentials_for(url: str, sources: Sources) -> tuple[str, str] | None:
     index = index_for(url, sources)
     if index is not None and index.name:
         prefix = f"UV_INDEX_{variable_name(index.name)}"
-        user, password = os.environ.get(f"{prefix}_USERNAME"), os.environ.get(f"{prefix}_PASSWORD")
-        if user or password:
+        user, password = variables.get(f"{prefix}_USERNAME"), variables.get(f"{prefix}_PASSWORD")
+        if password or (user and find_keyring() is None):
             return user or "", password or ""
-    return _from_netrc(url) or (_from_keyring(index.url if index else url) if index else None)
+        if user:
+            return _from_keyring(index.url, user)
+    return _from_netrc(url) or (_from_keyring(index.url, None) if index else None)
 
 
 def _from_netrc(url: str) -> tuple[str, str] | None:
@@ -77,16 +71,31 @@ def _from_netrc(url: str) -> tuple[str, str] | None:
     return None
 
 
-def _from_keyring(url: str) -> tuple[str, str] | None:
-    try:
-        keyring = importlib.import_module("keyring")
-    except ImportError:
+def find_keyring() -> str | None:
+    """The `keyring` command, by which uv asks, too."""
+    return shutil.which("keyring")
+
+
+def _from_keyring(url: str, user: str | None) -> tuple[str, str] | None:
+    """Ask as uv does: for the index, then for its host; `--mode creds` where the user's name is to be told as well."""
+    command = find_keyring()
+    if command is None:
         return None
-    for service in (url, realm_of(url)[1]):
+    scheme, netloc = urlsplit(url)[:2]
+    for service in (url, netloc, f"{scheme}://{netloc}"):
+        arguments = [command, "get", service, *([user] if user else ["--mode", "creds"])]
         try:
-            found = keyring.get_credential(service, None)
-        except Exception:  # noqa: BLE001, S112 (a backend may raise anything: then there are no credentials)
-            continue
-        if found is not None:
-            return found.username, found.password
+            done = subprocess.run(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_KEYRING_TIMEOUT,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        lines = done.stdout.splitlines()
+        if done.returncode == 0 and len(lines) >= (1 if user else 2):
+            return (user, lines[0]) if user else (lines[0], lines[1])
     return None

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from mlenv.core.redact import redact
 from mlenv.core.spec import PUBLIC
 from mlenv.errors import MlenvError, Unavailable
 from mlenv.resolve.blame import Blame
 from mlenv.resolve.clash import find_clash
-from mlenv.resolve.credentials import index_for, redact
+from mlenv.resolve.credentials import index_for
 from mlenv.resolve.edits import Edits, swap
 from mlenv.resolve.explanation import Explanation
 from mlenv.resolve.failures import (

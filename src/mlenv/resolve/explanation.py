@@ -7,6 +7,7 @@ from typing import Final
 
 from packaging.utils import canonicalize_name
 
+from mlenv.core.redact import redact
 from mlenv.resolve.uv_input import PROJECT
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:\[[\w,. -]+\])?"
@@ -59,8 +60,9 @@ class Explanation:
 
     @property
     def detail(self) -> str:
-        """The text as it is shown: the project that stands for the user is called so."""
-        return self.text.replace(f"{PROJECT} depends on", "you require").replace(PROJECT, "what you require")
+        """The text as it is shown: the project that stands for the user is called so, and no address has a secret."""
+        text = self.text.replace(f"{PROJECT} depends on", "you require").replace(PROJECT, "what you require")
+        return redact(text)
 
     @cached_property
     def needs(self) -> tuple[Need, ...]:
@@ -103,6 +105,11 @@ class Explanation:
         """Projects of which it lists the versions that there are."""
         one = self._names(rf"only ({_NAME}){_SPEC} is available")
         return (*one, *self._names(rf"only the following versions of ({_NAME}) are available"))
+
+    @property
+    def lacks_credentials(self) -> bool:
+        """Whether there are none for an index that always wants them."""
+        return "Missing credentials" in self.text or "Incomplete credentials" in self.text
 
     @cached_property
     def only_other_python(self) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ one small package to fetch that makes a new version of an image.
 """
 
 import base64
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, InvalidURL
 from pathlib import Path
@@ -28,9 +29,11 @@ from urllib.request import (
 )
 
 from mlenv.core.lock import Artifact
+from mlenv.core.redact import redact
 from mlenv.core.spec import PUBLIC, Sources
-from mlenv.resolve.credentials import Realm, credentials_for, index_for, realm_of, redact
+from mlenv.resolve.credentials import Realm, credentials_for, index_for, realm_of
 from mlenv.resolve.failures import CredentialsRefused, IndexUnreachable
+from mlenv.resolve.machine_index import MachineIndex
 
 CHUNK: Final = 1 << 20
 _PIECE: Final = 1 << 18
@@ -60,11 +63,18 @@ class HttpFetcher:
         timeout: Seconds without any byte, and for connecting.
         attempts: Tries in a row that bring nothing, after which a download is given up.
         pause: Sleeps between tries, in seconds.
+        machine: What takes the public index's place here, with its credentials; None for nothing.
     """
 
     def __init__(
-        self, *, timeout: float = 30.0, attempts: int = 3, pause: Callable[[float], None] = time.sleep
+        self,
+        *,
+        timeout: float = 30.0,
+        attempts: int = 3,
+        pause: Callable[[float], None] = time.sleep,
+        machine: MachineIndex | None = None,
     ) -> None:
+        self._machine = machine
         self._timeout = timeout
         self._attempts = attempts
         self._pause = pause
@@ -130,6 +140,7 @@ class HttpFetcher:
     def _open(
         self, url: str, sources: Sources, accept: str, start: int, mark: str, *, method: str = "GET"
     ) -> Iterator[_Response]:
+        sources = self._machine.fill(sources) if self._machine else sources
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
         if start:
             headers |= {"Range": f"bytes={start}-"} | ({"If-Range": mark} if mark and mark[:2] != "W/" else {})
@@ -153,13 +164,16 @@ class HttpFetcher:
         known = self._known.get(realm)
         response = self._request(method, url, headers, known)
         unknown = known is None and response.status in (401, 403) and realm_of(response.geturl()) == realm
-        if unknown and (found := credentials_for(url, sources)):
+        if unknown and (found := credentials_for(url, sources, self._variables())):
             response.close()
             known = "Basic " + base64.b64encode(":".join(found).encode()).decode()
             response = self._request(method, url, headers, known)
             if response.status < 400:
                 self._known[realm] = known
         return response
+
+    def _variables(self) -> Mapping[str, str]:
+        return {**os.environ, **(self._machine.credentials if self._machine else {})}
 
     def _request(self, method: str, url: str, headers: dict[str, str], authorization: str | None) -> _Response:
         request = Request(url, headers=headers, method=method)

@@ -12,11 +12,13 @@ from mlenv.core.lock import Artifact, LockedPackage
 from mlenv.core.platform import Platform
 from mlenv.core.progress import Progress
 from mlenv.core.spec import Requirement
+from mlenv.resolve.credentials import find_keyring, index_for
 from mlenv.resolve.diagnosis import Diagnosis
 from mlenv.resolve.explanation import Explanation
 from mlenv.resolve.failures import NoWheel
 from mlenv.resolve.index_http import HttpFetcher
 from mlenv.resolve.interface import Resolution, ResolveRequest
+from mlenv.resolve.machine_index import MachineIndex
 from mlenv.resolve.requirement_lines import Line, parse_lines
 from mlenv.resolve.session import Session
 from mlenv.resolve.source_build import OLD_SETUPTOOLS, build_wheel
@@ -36,7 +38,7 @@ class PipResolver:
         uv_cache: uv's cache directory; safe to share between processes.
         fetcher: Brings sources to build, sizes that an index does not tell, and pages that explain a failure.
         host: This machine, for which compiled packages can be built.
-        public_index: The index that holds where a spec names none: a mirror of the public one. None takes uv's.
+        machine: The index that holds where a spec names none: a mirror of the public one. None takes uv's.
         timeout: Seconds for one run of uv.
         build_timeout: Seconds for one build from source.
         find_python: The path of an interpreter of a minor version (`3.11`) on this machine, or None if there is none;
@@ -50,17 +52,17 @@ class PipResolver:
         *,
         fetcher: HttpFetcher,
         host: Platform,
-        public_index: str | None = None,
+        machine: MachineIndex | None = None,
         timeout: float = 600.0,
         build_timeout: float = 1800.0,
         find_python: Callable[[str], str | None] | None = None,
         binary: str | None = None,
     ) -> None:
-        self._uv = Uv(uv_cache, binary=binary)
+        self._uv = Uv(uv_cache, binary=binary, variables=machine.credentials if machine else {})
         self._fetcher = fetcher
         self._host = host
         self._find_python = find_python
-        self._public_index = public_index
+        self._machine = machine
         self._timeout = timeout
         self._build_timeout = build_timeout
 
@@ -73,9 +75,11 @@ class PipResolver:
             ExceptionGroup: Several lines are not requirements.
             IndexUnreachable, CredentialsRefused, UvMissing, UvTimeout: What was needed did not answer.
         """
+        if self._machine is not None:
+            request = replace(request, sources=self._machine.fill(request.sources))
         lines = parse_lines(request.requirements, request.seeds)
         attempt = Attempt(request, lines, parse_lines(request.constraints))
-        public = None if request.sources.default else self._public_index or self._uv.public_index
+        public = None if request.sources.default else self._uv.public_index
         session = Session(self._uv, workdir / "uv", public=public, timeout=self._timeout, find_python=self._find_python)
         asked = sum(not each.seed for each in lines)
         title = f"Resolving {asked} requirement{'s' * (asked != 1)} for Python {request.target.python}, {request.target.platform}"
@@ -128,6 +132,8 @@ class PipResolver:
     ) -> Attempt | None:
         """What to try after a failure, or None if it stands."""
         request = attempt.request
+        if explanation.refused is not None:
+            return _asking_keyring(session, attempt, explanation)
         allowed = {
             name
             for name in explanation.no_wheel
@@ -197,6 +203,15 @@ class PipResolver:
             digest.update(chunk)
             size += len(chunk)
         return Artifact(file.filename, size, Digest(digest.hexdigest()), file.url)
+
+
+def _asking_keyring(session: Session, attempt: Attempt, explanation: Explanation) -> Attempt | None:
+    """The attempt with credentials from the keyring, if it has any for the index that refused."""
+    index = index_for(explanation.url or "", attempt.request.sources)
+    if index is None or index.url in attempt.guarded or find_keyring() is None:
+        return None
+    guarded = replace(attempt, guarded=attempt.guarded | {index.url})
+    return None if session.run(guarded).explanation.lacks_credentials else guarded
 
 
 def _without_seeds(attempt: Attempt, names: Collection[str]) -> Attempt:

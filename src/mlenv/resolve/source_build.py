@@ -12,6 +12,7 @@ from packaging.version import InvalidVersion, Version
 from mlenv.core.digest import Digest, DigestMismatch
 from mlenv.core.lock import Artifact
 from mlenv.core.platform import Platform, Target
+from mlenv.core.redact import redact
 from mlenv.core.spec import Requirement
 from mlenv.resolve.explanation import Explanation
 from mlenv.resolve.failures import BuildFailed
@@ -94,11 +95,11 @@ def _is_error(line: str) -> bool:
 def _failed(name: str, version: str, why: str, lines: Sequence[Requirement], log: str) -> BuildFailed:
     asked = f"{lines[0]}: " if lines else ""
     failure = BuildFailed(
-        f"{asked}{name} {version} can't be built from source: {why}".replace("  ", " "),
+        redact(f"{asked}{name} {version} can't be built from source: {why}".replace("  ", " ")),
         lines=lines,
         hint=f"choose a version of {name} that has a wheel, or have what its build needs on this machine "
         "(a compiler, headers); `--as-of` with a date near its release gives it the build tools of that day",
-        detail="\n".join(log.strip().splitlines()[-_TAIL:]),
+        detail=redact("\n".join(log.strip().splitlines()[-_TAIL:])),
     )
     failure.project = name
     return failure

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from mlenv.core.redact import redact
 from mlenv.resolve.blame import Blame
-from mlenv.resolve.credentials import redact
 from mlenv.resolve.edits import Edits, swap
 from mlenv.resolve.failures import NoSuchVersion, NoVersionForPython, NoWheel, ResolutionFailed
 from mlenv.resolve.index_pages import ProjectPage

@@ -8,6 +8,7 @@ from typing import Any, Final
 from packaging.utils import canonicalize_name
 
 from mlenv.core.spec import Index, Sources
+from mlenv.resolve.credentials import find_keyring
 from mlenv.resolve.interface import ResolveRequest
 from mlenv.resolve.requirement_lines import Line
 from mlenv.resolve.target_tags import uv_platform
@@ -31,6 +32,8 @@ class Attempt:
         assumed: Projects that are taken as source, with what they are assumed to need, so that nothing is built: for
             finding out what would happen if their build were allowed.
         setuptools: Bounds on the setuptools that builds get.
+        guarded: The addresses of indexes that want credentials which only the keyring may have: uv asks it without
+            a user's name only for indexes that are said to want them always.
     """
 
     request: ResolveRequest
@@ -39,6 +42,7 @@ class Attempt:
     source: frozenset[str] = frozenset()
     assumed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     setuptools: str | None = None
+    guarded: frozenset[str] = frozenset()
 
     def with_lines(self, lines: Iterable[Line]) -> "Attempt":
         """The same with other lines."""
@@ -55,7 +59,7 @@ def write(attempt: Attempt, directory: Path, *, public: str | None) -> None:
     import tomli_w
 
     directory.mkdir(parents=True, exist_ok=True)
-    indexes = _indexes(attempt.request.sources, public)
+    indexes = _indexes(attempt, public)
     (directory / "uv.toml").write_text(tomli_w.dumps(_configuration(attempt, indexes)), encoding="utf-8")
     (directory / "pyproject.toml").write_text(tomli_w.dumps(_project(attempt, indexes)), encoding="utf-8")
     constraints = "".join(f"{each.text}\n" for each in attempt.constraints)
@@ -100,7 +104,7 @@ def _configuration(attempt: Attempt, indexes: list[dict[str, Any]]) -> dict[str,
         document["index"] = indexes
     if flat := [each.url for each in request.sources.extra if each.flat]:
         document["find-links"] = flat
-    if _has_keyring():
+    if find_keyring() is not None:
         document["keyring-provider"] = "subprocess"
     if attempt.assumed:
         document["dependency-metadata"] = [
@@ -129,8 +133,9 @@ def _searched(sources: Sources) -> list[Index]:
     return [each for each in sources.extra if not each.flat]
 
 
-def _indexes(sources: Sources, public: str | None) -> list[dict[str, Any]]:
+def _indexes(attempt: Attempt, public: str | None) -> list[dict[str, Any]]:
     """uv's `[[index]]` tables: the extra ones in order, the default last."""
+    sources = attempt.request.sources
     tables = []
     for number, index in enumerate(_searched(sources)):
         table: dict[str, Any] = {"name": index.name or f"index-{number}", "url": index.url}
@@ -141,14 +146,11 @@ def _indexes(sources: Sources, public: str | None) -> list[dict[str, Any]]:
     if default is not None:
         named = {"name": default.name} if default.name else {}
         tables.append(named | {"url": default.url, "default": True} | _cached(default.url))
+    for table in tables:
+        if table["url"] in attempt.guarded:
+            table["authenticate"] = "always"
     return tables
 
 
 def _cached(url: str) -> dict[str, Any]:
     return {"cache-control": _CACHE_CONTROL} if url.startswith("http") else {}
-
-
-def _has_keyring() -> bool:
-    import shutil
-
-    return shutil.which("keyring") is not None

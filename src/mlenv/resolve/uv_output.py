@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 from packaging.utils import canonicalize_name
 
 from mlenv.core.platform import Target
+from mlenv.core.redact import without_credentials
 from mlenv.errors import MlenvError
-from mlenv.resolve.credentials import without_credentials
 from mlenv.resolve.target_tags import best_wheel
 from mlenv.resolve.uv_input import PROJECT
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from mlenv.errors import Unavailable
@@ -83,9 +84,19 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class Uv:
-    """One uv binary with its cache."""
+    """
+    One uv binary with its cache.
 
-    def __init__(self, cache: Path, *, binary: str | None = None) -> None:
+    Args:
+        cache: Its directory.
+        binary: The program; None finds it.
+        variables: Given to it besides those of this process: credentials.
+    """
+
+    def __init__(
+        self, cache: Path, *, binary: str | None = None, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self._variables = variables
         self._cache = cache
         self._binary = binary
         self._version: str | None = None
@@ -126,7 +137,7 @@ class Uv:
             process = subprocess.Popen(
                 [self._binary, *arguments, *common],
                 cwd=workdir,
-                env=clean_environment(os.environ),
+                env=clean_environment({**os.environ, **self._variables}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -22,10 +22,9 @@ def variables_in(
         inherited: The caller's variables.
         variables: Those of the spec: they win, but a `PATH` among them comes after the prefix's commands.
     """
-    environment = dict(inherited) | dict(variables)
     # These name another Python's home, or another environment that a shell has activated.
-    for name in ("PYTHONHOME", "__PYVENV_LAUNCHER__", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"):
-        environment.pop(name, None)
+    others = {"PYTHONHOME", "__PYVENV_LAUNCHER__", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"}
+    environment = {name: value for name, value in inherited.items() if name not in others} | dict(variables)
     rest = _without(environment.get("PATH", os.defpath), inherited.get("VIRTUAL_ENV"))
     environment["PATH"] = os.pathsep.join([str(scripts_directory(prefix)), *rest])
     environment["VIRTUAL_ENV"] = str(prefix)

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlenv.build.debian import create_debian_base
-from mlenv.build.facts import read_facts
-from mlenv.build.images import import_image, load_image
 from mlenv.build.interface import Blobs
+from mlenv.build.validate import load_image
 from mlenv.core.digest import Digest
 from mlenv.core.facts import BaseFacts
 from mlenv.core.image import Image
@@ -66,6 +64,8 @@ class Bases:
             InvalidInput: The file is no image, or has none for the platform.
         """
         if is_file_source(name):
+            from mlenv.build.images import import_image
+
             with progress.step(f"Importing {name}"):
                 image = import_image(name, self._blobs, platform=platform)
             return self._with_facts(image, progress)
@@ -93,6 +93,8 @@ class Bases:
         Raises:
             InvalidInput: It is no image, or has none for the platform.
         """
+        from mlenv.build.images import import_image
+
         with progress.step(f"Importing {source}"):
             image = import_image(source, self._blobs, platform=platform)
         return self._named(name, image, progress)
@@ -113,6 +115,8 @@ class Bases:
             InvalidInput: No such base can be made.
             Unavailable: `mmdebstrap` is missing, or the Debian mirror can't be reached.
         """
+        from mlenv.build.debian import create_debian_base
+
         distribution, _, suite = image.partition(":")
         if distribution != "debian" or not suite:
             raise InvalidInput(f"can't make a base {image!r}: expected debian:bookworm or debian:trixie")
@@ -130,6 +134,8 @@ class Bases:
     def _with_facts(self, image: Image, progress: Progress) -> Base:
         facts = self._registry.facts(image.manifest.digest)
         if facts is None:
+            from mlenv.build.facts import read_facts
+
             with progress.step("Reading what the base image offers"):
                 facts = read_facts(image, self._blobs)
             self._registry.add_facts(facts)

@@ -59,7 +59,7 @@ class Doctor:
         open_store: Callable[[], object],
         find_uv: Callable[[], str],
         pythons: Pythons,
-        resolver: Resolver,
+        resolver: Callable[[Path], Resolver],
         container_engine: Callable[[], ContainerEngine],
         host_platform: Platform,
     ) -> None:
@@ -67,6 +67,7 @@ class Doctor:
         Args:
             open_store: Opens the store if there is one; raises what opening it raises.
             find_uv: The path of `uv`.
+            resolver: A resolver with its cache in that directory.
         """
         self._home = home
         self._open_store = open_store
@@ -120,9 +121,9 @@ class Doctor:
         python = next(iter(self._pythons.find()), None)
         target = python.target if python else Target(self._host_platform, "3.11.0")
         with TemporaryDirectory(prefix="mlenv-doctor-") as workdir:
-            resolution = self._resolver.resolve(
-                ResolveRequest((_PROBE,), target), workdir=Path(workdir), progress=Silent()
-            )
+            # NOTE: with a cache of its own, so that it is the index that answers.
+            resolver = self._resolver(Path(workdir, "cache"))
+            resolution = resolver.resolve(ResolveRequest((_PROBE,), target), workdir=Path(workdir), progress=Silent())
         package = resolution.packages[0]
         return Diagnosis("package index", State.GOOD, f"answers: {package.name} {package.version}")
 

@@ -13,6 +13,7 @@ from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
 from mlenv.core.progress import Progress
 from mlenv.core.records import UseRecord
+from mlenv.core.redact import redact
 from mlenv.errors import InvalidInput
 from mlenv.run.activation import variables_in, warnings_about
 from mlenv.run.process import Ended, run_command
@@ -223,7 +224,7 @@ class Running:
             kind=kind,
             engine=engine,
             lock=lock,
-            command=tuple(command),
+            command=tuple(map(redact, command)),
             user=user,
             host=host,
             started_at=self._clock(),

@@ -193,7 +193,7 @@ class MemoryRegistry:
         """Remember a finished layer. The first one stays."""
         self._layers.setdefault(key, layer)
 
-    @_alone
+    @_locked
     def remove_layer(self, key: Digest) -> None:
         """Forget a layer; no error if it is unknown."""
         self._layers.pop(key, None)

@@ -293,4 +293,3 @@ def test_a_large_wheel_needs_little_memory(tmp_path: Path) -> None:
         text=True,
     )
     assert int(result.stdout.split()[-1]) < 150_000
-

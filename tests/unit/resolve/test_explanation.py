@@ -1,6 +1,7 @@
 """uv's explanations, as it wrote them, and what is read out of them."""
 
 from mlenv.resolve.explanation import Explanation, Need, split
+from mlenv.resolve.source_build import build_failure
 
 _VENDOR = """\
 error: No solution found when resolving dependencies
@@ -106,3 +107,11 @@ def test_names_are_told_apart() -> None:
     assert not told.mentions("wheel")
     assert told.mentions("setuptools-scm")
     assert split("Foo_Bar[a,b]>=1,<2") == ("foo-bar", ">=1,<2")
+
+
+def test_no_address_is_shown_with_its_secret() -> None:
+    told = Explanation("error: Failed to fetch: `https://me:hunter2@example.org/simple/lib/?token=hunter2`")
+    assert told.detail == "error: Failed to fetch: `https://****@example.org/simple/lib/?token=****`"
+    failure = build_failure("lib", "1.0", Explanation("x\nOSError: https://me:hunter2@example.org"), [])
+    assert "hunter2" not in f"{failure} {failure.detail}"
+    assert "OSError: https://****@example.org" in str(failure)

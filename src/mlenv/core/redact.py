@@ -2,6 +2,7 @@
 
 import re
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 
 #: `user:password@` or `token@` after the scheme. A password with a `/` in it, which RFC 3986 has no room for, too.
 #: Every length is bounded, so that hostile text can't make the search slow.
@@ -11,8 +12,8 @@ _USERINFO: Final = re.compile(
 )
 #: Query parameters by which storage services and proxies sign or authenticate an address.
 _SIGNED: Final = re.compile(
-    r"(?P<name>[?&;](?:sig|signature|token|access_token|auth|password|api[_-]?key|x-amz-signature|x-goog-signature)=)"
-    r"(?P<value>[^&#;\s\"'<>]+)",
+    r"(?P<name>[?&;](?:sig|signature|token|access_token|auth|password|api[_-]?key|x-amz-(?:signature|security-token)"
+    r"|x-goog-signature)=)(?P<value>[^&#;\s\"'<>]+)",
     re.IGNORECASE,
 )
 #: The token that conda channels take as a piece of the path: `https://host/t/TOKEN/channel`.
@@ -61,3 +62,10 @@ def redact(text: str) -> str:
     text = _USERINFO.sub(lambda match: f"{match['scheme']}://****@" if _is_secret(match) else match[0], text)
     text = _CONDA_TOKEN.sub(r"\g<before>****", text)
     return _SIGNED.sub(r"\g<name>****", text)
+
+
+def without_credentials(url: str) -> str:
+    """An address as it may be kept: without user, password, signature and fragment."""
+    parts = urlsplit(url)
+    query = _SIGNED.sub("", f"?{parts.query}").lstrip("?&;") if parts.query else ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))

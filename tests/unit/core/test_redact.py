@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mlenv.api.redact import has_credentials, redact, strip_placeholders
+from mlenv.core.redact import has_credentials, redact, strip_placeholders, without_credentials
 
 SECRETS = [
     "https://user:hunter2@example.org/simple",
@@ -52,3 +52,18 @@ def test_hostile_text_is_searched_in_bounded_time() -> None:
         assert redact(text)
         has_credentials(text)
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://u:p@h:8/a?b=1#x", "https://h:8/a?b=1"),
+        ("https://h/a?sv=1&sig=hunter2&b=2", "https://h/a?sv=1&b=2"),
+        ("https://h/a?token=hunter2", "https://h/a"),
+        ("https://h/a?X-Amz-Signature=hunter2;x=1", "https://h/a?x=1"),
+        ("file:///a/b-1-py3-none-any.whl", "file:///a/b-1-py3-none-any.whl"),
+    ],
+)
+def test_addresses_are_kept_without_credentials(url: str, kept: str) -> None:
+    assert without_credentials(url) == kept
+    assert not has_credentials(kept)
