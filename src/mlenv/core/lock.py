@@ -1,8 +1,10 @@
 """A spec resolved for one platform, to exact bytes, and its form on disk: `pylock.toml` (PEP 751)."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Self, TypeVar
 
 from mlenv.core.digest import Digest
@@ -13,6 +15,7 @@ _LOCK_VERSION: Final = "1.0"
 _T = TypeVar("_T")
 #: The version of what `[tool.mlenv]` holds.
 _FORMAT: Final = 1
+_FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f]+")
 
 
 class InvalidLock(InvalidInput):
@@ -38,6 +41,13 @@ class Artifact:
     digest: Digest
     url: str | None
 
+    def __post_init__(self) -> None:
+        # Names and sizes come from indexes and other people's locks.
+        if not _FILE_NAME.fullmatch(self.filename) or self.filename in {".", ".."}:
+            raise InvalidLock(f"a lock names an artifact {self.filename!r}, which is no file name")
+        if self.size < 0:
+            raise InvalidLock(f"a lock gives {self.filename} the size {self.size}")
+
 
 @dataclass(frozen=True, slots=True)
 class LockedPackage:
@@ -61,10 +71,10 @@ class LockedPackage:
     built_from: Artifact | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Lock:
     """
-    A spec resolved for one platform.
+    A spec resolved for one platform. Without slots: its text, which takes milliseconds to write, is kept.
 
     Attributes:
         target: What it was resolved for.
@@ -88,7 +98,7 @@ class Lock:
         if names != sorted(set(names)):
             raise InvalidLock("the packages of a lock are sorted by name, one version of each")
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         """The name of this lock: of its `pylock.toml` bytes."""
         return Digest.of(self.to_pylock().encode())
@@ -104,6 +114,10 @@ class Lock:
 
     def to_pylock(self) -> str:
         """The lock as `pylock.toml` text: the same lock gives the same text."""
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         import tomli_w
 
         document: dict[str, Any] = {
@@ -209,14 +223,9 @@ def _artifact_to_dict(artifact: Artifact) -> dict[str, Any]:
 
 
 def _artifact_from_dict(document: Mapping[str, Any]) -> Artifact:
-    filename, size = _get(document, "name", str), _get(document, "size", int)
-    if not filename or filename in {".", ".."} or set(filename) & {"/", "\\", "\0"}:
-        raise InvalidLock(f"a lock names an artifact {filename!r}, which is no file name")
-    if size < 0:
-        raise InvalidLock(f"a lock gives {filename} the size {size}")
     return Artifact(
-        filename=filename,
-        size=size,
+        filename=_get(document, "name", str),
+        size=_get(document, "size", int),
         digest=Digest.parse(f"sha256:{document['hashes']['sha256']}"),
         url=_get(document, "url", str) if "url" in document else None,
     )
