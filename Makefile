@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_OPTIONS ?=
+# Tests that share something costly are of one group, and run in one process.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadgroup
 
 .PHONY: dev lint format test quick docs benchmark clean
 
@@ -30,10 +32,10 @@ format: dev
 	$(BIN)/ruff format .
 
 test: dev
-	$(BIN)/pytest --numprocesses auto $(PYTEST_OPTIONS)
+	$(PYTEST) $(PYTEST_OPTIONS)
 
 quick: dev
-	$(BIN)/pytest --numprocesses auto -m 'not online and not container' $(PYTEST_OPTIONS)
+	$(PYTEST) -m 'not online and not container' $(PYTEST_OPTIONS)
 
 docs: dev
 	MLENV_REWRITE_DOCS=1 $(BIN)/pytest --quiet tests/test_docs.py

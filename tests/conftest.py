@@ -64,11 +64,13 @@ def debian_base() -> Path:
     """
     A Debian bookworm image with Python 3.11, as an OCI archive.
 
-    Made once, in about 40 seconds, and kept in the user's cache directory until the program that makes it changes.
+    Made once, in about 40 seconds, and kept in the user's cache directory until what makes it changes.
     """
     program = _TOOLS / "debian_base.py"
+    sources = [program, *(_REPOSITORY / "src" / "mlenv" / "build" / name for name in ("debian.py", "assemble.py"))]
+    key = hashlib.sha256(b"".join(each.read_bytes() for each in sources)).hexdigest()[:16]
     directory = platformdirs.user_cache_path("mlenv-tests", ensure_exists=True)
-    file = directory / f"bookworm-{hashlib.sha256(program.read_bytes()).hexdigest()[:16]}.tar"
+    file = directory / f"bookworm-{key}.tar"
     with FileLock(directory / "bookworm.lock"):
         if not file.exists():
             subprocess.run([sys.executable, str(program), str(file)], check=True, stdout=subprocess.DEVNULL)

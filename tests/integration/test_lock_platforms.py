@@ -115,7 +115,8 @@ def test_a_lock_is_made_once(world: World) -> None:
     assert world.ok("environment", "lock", "train:1", "--allow-source-auto") == first
     refused = world.run("environment", "lock", "train:1", "--as-of", "2023-06-01")
     assert refused.returncode == 1
-    assert "locked for linux/amd64 already, as of now, not 2023-06-01T23:59:59Z" in refused.stderr
+    assert "train:1 is locked for linux/amd64 already" in refused.stderr
+    assert "create a new version" in refused.stderr
     assert world.index.log == []
 
 

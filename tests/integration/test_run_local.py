@@ -183,6 +183,23 @@ def test_the_second_time_nothing_is_done(site: Site, tool: LockedPackage) -> Non
     assert (second.reused, second.path) == (True, first.path)
 
 
+def test_nothing_has_a_name_before_it_is_durable(
+    site: Site, tool: LockedPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def look(path: Path) -> None:
+        assert path.is_dir()
+        seen.append(
+            (len(list((site.root / "cache").glob("wheels/[!.]*"))), len(list(site.root.glob("prefixes/[!.]*"))))
+        )
+
+    monkeypatch.setattr("mlenv.run.unpacked.make_durable", look)
+    monkeypatch.setattr("mlenv.run.local.make_durable", look)
+    site.materialise(site.lock(tool))
+    assert seen == [(0, 0), (1, 0)]
+
+
 def test_another_lock_links_what_is_unpacked_already(site: Site, tool: LockedPackage, tmp_path: Path) -> None:
     other = site.blobs.add_wheel(make_wheel(tmp_path / "wheels", "other"))
     first = site.materialise(site.lock(tool, bytecode=True))

@@ -15,7 +15,7 @@ from mlenv.errors import InvalidInput
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 digests = st.binary(min_size=1, max_size=4).map(Digest.of)
-filenames = words.filter(lambda text: not set(text) & {"/", "\\", "\0"} and text not in {".", ".."})
+filenames = words.filter(lambda text: not set(text) & {"/", "\\"} and min(text) >= " " and text not in {".", ".."})
 artifacts = st.builds(Artifact, filenames, st.integers(0, 2**40), digests, st.none() | words)
 platforms = st.builds(Platform, st.sampled_from(["linux", "darwin", "windows"]), st.sampled_from(["amd64", "arm64"]))
 targets = st.builds(

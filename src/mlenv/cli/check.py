@@ -98,7 +98,7 @@ def _check(settings: CheckSettings, context: Context) -> int:
         inspection = installed_in(settings.python or active_python())
         lock = _lock(settings, context, inspection.lock, inspection.prefix)
     report = inspection.check(lock)
-    if context.printer.output is Output.TABLE:
+    if context.printer.tabular:
         columns = (
             Column("Package", "name"),
             Column("Finding", "kind"),

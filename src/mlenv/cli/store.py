@@ -25,7 +25,9 @@ def _verify(_: Settings, context: Context) -> int:
     harm = [each for each in findings if each.harm]
     document = [{"harm": each.harm, "finding": each.text} for each in findings]
     context.printer.data(document, (Column("Harm", "harm"), Column("Finding", "finding")))
-    context.printer.say("the store is whole" if not harm else f"{len(harm)} things are damaged or lost")
+    context.printer.say(
+        "the store is whole" if not harm else f"{len(harm)} finding{'s' if len(harm) > 1 else ''} of damage or loss"
+    )
     return ExitStatus.FAILED if harm else ExitStatus.DONE
 
 

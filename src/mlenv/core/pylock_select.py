@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -14,10 +14,7 @@ from mlenv.core.platform import Target
 
 if TYPE_CHECKING:
     from packaging.pylock import Package, PackageWheel, Pylock
-    from packaging.tags import Tag
 
-#: The oldest macOS that arm64 and x86_64 wheels are asked to run on is decided by what is targeted: a recent one.
-_MACOS: Final = (14, 0)
 _SYSTEM: Final = {"linux": "Linux", "darwin": "Darwin", "windows": "Windows"}
 _SYS_PLATFORM: Final = {"linux": "linux", "darwin": "darwin", "windows": "win32"}
 
@@ -90,6 +87,8 @@ def select_pylock(
     from packaging.pylock import PackageWheel, PylockSelectError
     from packaging.utils import canonicalize_name
 
+    from mlenv.core.wheel_tags import tags_of
+
     lock = read_pylock(text)
     wanted = [canonicalize_name(each) for each in extras]
     _check_names("extra", wanted, lock.extras or ())
@@ -101,7 +100,7 @@ def select_pylock(
     try:
         for package, source in lock.select(
             environment=marker_environment(_with_patch(lock, target)),  # type: ignore[arg-type]
-            tags=list(target_tags(target)),
+            tags=list(tags_of(target)),
             extras=wanted,
             dependency_groups=chosen,
         ):
@@ -202,39 +201,3 @@ def marker_environment(target: Target) -> dict[str, str]:
         "python_version": target.python_minor,
         "sys_platform": _SYS_PLATFORM[target.platform.os],
     }
-
-
-def target_tags(target: Target) -> Iterator["Tag"]:
-    """The wheel tags that the target takes, the best first (PEP 425, PEP 600)."""
-    from packaging.tags import compatible_tags, cpython_tags
-
-    version = tuple(int(each) for each in target.python_minor.split("."))
-    interpreter = f"cp{version[0]}{version[1]}"
-    platforms = list(_platform_tags(target))
-    abis = [f"{interpreter}m"] if version < (3, 8) else None
-    yield from cpython_tags(version, abis=abis or [interpreter], platforms=platforms)
-    yield from compatible_tags(version, interpreter=interpreter, platforms=platforms)
-
-
-def _platform_tags(target: Target) -> Iterator[str]:
-    machine = target.platform.machine
-    if target.platform.os == "windows":
-        yield {"x86_64": "win_amd64", "aarch64": "win_arm64"}[machine]
-    elif target.platform.os == "darwin":
-        from packaging.tags import mac_platforms
-
-        yield from mac_platforms(_MACOS, "arm64" if machine == "aarch64" else machine)
-    else:
-        yield from _manylinux(target, machine)
-        yield f"linux_{machine}"
-
-
-def _manylinux(target: Target, machine: str) -> Iterator[str]:
-    """From the target's glibc down to 2.5, 2.17 off x86_64, each with its legacy name (PEP 513, 571, 599, 600)."""
-    if target.glibc is None or target.glibc.major != 2:
-        return
-    legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-    for minor in range(target.glibc.minor, 4 if machine == "x86_64" else 16, -1):
-        yield f"manylinux_2_{minor}_{machine}"
-        if minor in legacy:
-            yield f"{legacy[minor]}_{machine}"

@@ -13,7 +13,7 @@ _USERINFO: Final = re.compile(
 #: Query parameters by which storage services and proxies sign or authenticate an address.
 _SIGNED: Final = re.compile(
     r"(?P<name>[?&;](?:sig|signature|token|access_token|auth|password|api[_-]?key|x-amz-(?:signature|security-token)"
-    r"|x-goog-signature)=)(?P<value>[^&#;\s\"'<>]+)",
+    r"|x-goog-signature)=)(?P<value>[^&#;\s\"'<>`]+)",
     re.IGNORECASE,
 )
 #: The token that conda channels take as a piece of the path: `https://host/t/TOKEN/channel`.

@@ -8,8 +8,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from mlenv.core.platform import Target
+from mlenv.core.wheel_tags import rank
 from mlenv.resolve.index_pages import IndexFile, ProjectPage
-from mlenv.resolve.target_tags import rank
 
 #: The Pythons that are worth naming.
 _PYTHONS: Final = tuple(f"3.{minor}" for minor in range(6, 16))

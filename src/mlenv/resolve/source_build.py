@@ -14,11 +14,11 @@ from mlenv.core.lock import Artifact
 from mlenv.core.platform import Platform, Target
 from mlenv.core.redact import redact
 from mlenv.core.spec import Requirement
+from mlenv.core.wheel_tags import rank
 from mlenv.resolve.explanation import Explanation
 from mlenv.resolve.failures import BuildFailed
 from mlenv.resolve.index_http import HttpFetcher
 from mlenv.resolve.session import Session
-from mlenv.resolve.target_tags import rank
 from mlenv.resolve.uv_input import Attempt
 from mlenv.resolve.uv_output import Found, FoundFile
 

@@ -7,14 +7,16 @@ from typing import Any, Final
 
 from packaging.utils import canonicalize_name
 
+from mlenv.core.platform import GLIBC_FLOOR, Target
 from mlenv.core.spec import Index, Sources
 from mlenv.resolve.credentials import find_keyring
 from mlenv.resolve.interface import ResolveRequest
 from mlenv.resolve.requirement_lines import Line
-from mlenv.resolve.target_tags import uv_platform
 
 #: The project that stands for the user in uv's explanations.
 PROJECT: Final = "mlenv-request"
+#: The manylinux levels, besides 2.17, that uv can resolve for; `uv pip compile --help` lists them.
+_LEVELS: Final = (40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 17)
 #: Pages may be ten minutes old; files never change. Many indexes say neither.
 _CACHE_CONTROL: Final = {"api": "max-age=600", "files": "max-age=365000000, immutable"}
 
@@ -66,6 +68,17 @@ def write(attempt: Attempt, directory: Path, *, public: str | None) -> None:
     (directory / "constraints.txt").write_text(constraints, encoding="utf-8")
     build = f"setuptools{attempt.setuptools}\n" if attempt.setuptools else ""
     (directory / "build-constraints.txt").write_text(build, encoding="utf-8")
+
+
+def uv_platform(target: Target) -> str:
+    """The target in the words of uv's `--python-platform`: the highest level that is not above the target's."""
+    machine = target.platform.machine
+    if target.platform.os == "darwin":
+        return f"{machine}-apple-darwin"
+    if target.platform.os == "windows":
+        return f"{machine}-pc-windows-msvc"
+    minor = (target.glibc or GLIBC_FLOOR).minor
+    return f"{machine}-manylinux_2_{next((level for level in _LEVELS if level <= minor), 17)}"
 
 
 def compile_arguments(attempt: Attempt, python: str) -> list[str]:

@@ -11,8 +11,8 @@ from packaging.utils import canonicalize_name
 
 from mlenv.core.platform import Target
 from mlenv.core.redact import without_credentials
+from mlenv.core.wheel_tags import best_wheel
 from mlenv.errors import MlenvError
-from mlenv.resolve.target_tags import best_wheel
 from mlenv.resolve.uv_input import PROJECT
 
 _ANNOTATED: Final = re.compile(

@@ -52,6 +52,8 @@ class ContainerRun:
         terminal: Whether stdin and stdout are a terminal.
         gpus: `all`, or a device number or name, or None.
         network: `host`, `none`, or a network of the engine.
+        python: The image's interpreter, which stands in for the init of an engine that has none; None where the image
+            may have no Python: its command is then the first process itself.
     """
 
     image: str
@@ -62,6 +64,7 @@ class ContainerRun:
     terminal: bool = False
     gpus: str | None = None
     network: str = "host"
+    python: str | None = "python"
 
 
 def run_arguments(engine: ContainerEngine, run: ContainerRun) -> list[str]:
@@ -85,8 +88,8 @@ def run_arguments(engine: ContainerEngine, run: ContainerRun) -> list[str]:
     command = list(run.command)
     if engine.name == "docker" or engine.here.init:
         arguments.append("--init")
-    else:
-        command = ["python", "-ISc", _init_script(), *command]
+    elif run.python is not None:
+        command = [run.python, "-ISc", _init_script(), *command]
     return [*arguments, run.image, *command]
 
 
@@ -139,11 +142,8 @@ def _load_by_docker(
     engine: ContainerEngine, blobs: Path, manifest: Descriptor, document: Mapping[str, Any], config: Digest, name: str
 ) -> str:
     """docker takes an archive on stdin; ours is both an OCI layout and what `docker save` of old made."""
-    known = {str(config), str(manifest.digest)}
-    with suppress(EngineFailed):
-        arguments = ["image", "inspect", "--format", "{{.Id}}", name]
-        if engine.call(arguments, what="look for the image", timeout=_ASK_TIMEOUT) in known:
-            return name
+    if found := _id_in_docker(engine, config, manifest.digest):
+        return found
     with subprocess.Popen(
         [engine.executable, "load", "--quiet"],
         stdin=subprocess.PIPE,
@@ -159,7 +159,18 @@ def _load_by_docker(
         message = process.stderr.read().decode(errors="replace")
     if process.returncode != 0:
         raise EngineFailed(engine.name, "load the image", message)
-    return name
+    # NOTE: the name may be another image's by now: names of environments are more than those of images.
+    return _id_in_docker(engine, config, manifest.digest) or name
+
+
+def _id_in_docker(engine: ContainerEngine, config: Digest, manifest: Digest) -> str | None:
+    """What docker calls the image: by its configuration, or by its manifest where containerd keeps images."""
+    for digest in (config, manifest):
+        with suppress(EngineFailed):
+            arguments = ["image", "inspect", "--format", "{{.Id}}", str(digest)]
+            if engine.call(arguments, what="look for the image", timeout=_ASK_TIMEOUT) == str(digest):
+                return str(digest)
+    return None
 
 
 def _write_layout(directory: Path, manifest: Descriptor, name: str) -> None:

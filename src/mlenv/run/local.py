@@ -13,7 +13,7 @@ from mlenv.errors import Unavailable
 from mlenv.file_lock import FileLock, Timeout
 from mlenv.run.found import Prefix, is_whole, prefix_path
 from mlenv.run.interface import BytecodeCompiler, WheelFiles
-from mlenv.run.links import remove_tree
+from mlenv.run.links import make_durable, remove_tree
 from mlenv.run.prefix import lay_out, protect
 from mlenv.run.pythons import HostPython
 from mlenv.run.support import require_support
@@ -93,6 +93,7 @@ def materialise(
             stages[1].mkdir()
             lay_out(stages[1], final, lock, python, unpacked, progress)
             protect(stages[1])
+            make_durable(stages[1])
             faults.reach("prefix.staged")
             # What is left of a prefix whose interpreter has gone, or that somebody has damaged, makes way.
             remove_tree(final)

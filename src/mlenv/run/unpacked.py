@@ -23,7 +23,7 @@ from mlenv.core.progress import Progress, Step
 from mlenv.core.wheel import InstalledFile, InstalledTree, InvalidWheel, Scheme, read_wheel
 from mlenv.run.found import RECIPE
 from mlenv.run.interface import BytecodeCompiler, SourceFile, WheelFiles
-from mlenv.run.links import remove_tree
+from mlenv.run.links import make_durable, remove_tree
 
 #: Stands for the interpreter in scripts that are not for a prefix yet.
 _NO_PYTHON: Final = "/no-prefix/python"
@@ -148,7 +148,13 @@ class UnpackedWheels:
         if compiler is not None:
             self._compile(interpreter, staging, largest_first, trees, compiler, progress)
         for package, tree in zip(largest_first, trees, strict=True):
-            self._keep(package, tree, staging)
+            self._finish(package, tree, staging)
+        make_durable(staging)
+        for package in largest_first:
+            faults.reach("wheel.unpacked")
+            with suppress(OSError):
+                # Unless another process was first.
+                os.rename(staging / self.entry(package).name, self.entry(package))
 
     def _unpack_one(self, package: LockedPackage, wheels: WheelFiles, staging: Path, step: Step) -> InstalledTree:
         root = staging / self.entry(package).name / "tree"
@@ -189,8 +195,8 @@ class UnpackedWheels:
             return None
         return f"{folder}/__pycache__/{name[:-3]}.cpython-{self._python.replace('.', '')}.pyc"
 
-    def _keep(self, package: LockedPackage, tree: InstalledTree, staging: Path) -> None:
-        """Write the listing and move the entry to where it is found, unless another process was first."""
+    def _finish(self, package: LockedPackage, tree: InstalledTree, staging: Path) -> None:
+        """Write the listing, the last thing that the entry lacks."""
         entry = staging / self.entry(package).name
         compiled = []
         for part in tree.parts:
@@ -199,9 +205,6 @@ class UnpackedWheels:
                 os.chmod(entry / "tree" / target, 0o444)
                 compiled.append(target)
         (entry / "files.json").write_text(_listing(tree.with_bytecode(compiled)).to_json(), "utf-8")
-        faults.reach("wheel.unpacked")
-        with suppress(OSError):
-            os.rename(entry, self.entry(package))
 
 
 def _is_template(part: InstalledFile) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 from mlenv.core.platform import Platform, Target
 from mlenv.core.progress import Progress, Silent
 from mlenv.core.spec import Requirement
-from mlenv.errors import MlenvError
+from mlenv.errors import MlenvError, Unavailable
 from mlenv.resolve.interface import Resolver, ResolveRequest
 from mlenv.run.engines import ContainerEngine
 from mlenv.run.pythons import Pythons
@@ -123,7 +123,12 @@ class Doctor:
         with TemporaryDirectory(prefix="mlenv-doctor-") as workdir:
             # NOTE: with a cache of its own, so that it is the index that answers.
             resolver = self._resolver(Path(workdir, "cache"))
-            resolution = resolver.resolve(ResolveRequest((_PROBE,), target), workdir=Path(workdir), progress=Silent())
+            request = ResolveRequest((_PROBE,), target)
+            try:
+                resolution = resolver.resolve(request, workdir=Path(workdir), progress=Silent())
+            except Unavailable as error:
+                advice = "check the network and the proxy (`HTTPS_PROXY`); what is locked and fetched runs without"
+                return Diagnosis("package index", State.MISSING, str(error), advice)
         package = resolution.packages[0]
         return Diagnosis("package index", State.GOOD, f"answers: {package.name} {package.version}")
 

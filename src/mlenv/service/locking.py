@@ -14,7 +14,7 @@ from mlenv.core.progress import Progress
 from mlenv.core.pylock_select import select_pylock
 from mlenv.core.python_version import choose, without_offer
 from mlenv.core.spec import Requirement, Spec
-from mlenv.errors import Conflict, InvalidInput
+from mlenv.errors import Conflict, InvalidInput, MlenvError, NotFound
 from mlenv.faults import reach
 
 if TYPE_CHECKING:
@@ -46,6 +46,16 @@ class LockDiffers(Conflict):
     """A lock is there already, made with other options than those asked for now."""
 
     hint = "a version is locked once: create a new version to lock it in another way"
+
+
+class LockLost(NotFound):
+    """A version is locked, and the store has lost its lock's bytes, or they are damaged."""
+
+    hint = "see with `mlenv store verify` what else is damaged; restore the store from a copy, or create a new version"
+
+    def __init__(self, version: EnvironmentVersion, platform: Platform, error: MlenvError) -> None:
+        super().__init__(f"the lock of {version} for {platform} is lost or damaged: {error}")
+        self.version, self.platform = version, platform
 
 
 class DockerfileNotBuilt(InvalidInput):
@@ -88,7 +98,12 @@ class Locking:
     def find(self, version: EnvironmentVersion, platform: Platform) -> Lock | None:
         """The lock of a version for a platform, if one was made."""
         digest = self._registry.lock_of(version.name, version.version, platform)
-        return None if digest is None else self._read(digest)
+        if digest is None:
+            return None
+        try:
+            return self._read(digest)
+        except (InvalidInput, NotFound) as error:
+            raise LockLost(version, platform, error) from error
 
     def is_missing(self, version: EnvironmentVersion, platform: Platform) -> bool:
         """Whether no lock of a version was made for a platform yet."""

@@ -179,6 +179,7 @@ class Running:
             variables=dict(options.environment),
             terminal=options.terminal,
             gpus=options.gpus,
+            python="python" if built.lock.packages else None,
         )
         arguments = run_arguments(engine, run)
         use = self._begin(version, kind, "container", built.lock.digest, command, built.image.manifest.digest)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias
 
 from mlenv.build.images import load_image
 from mlenv.build.interface import Blobs
@@ -12,6 +13,9 @@ from mlenv.core.progress import Progress
 from mlenv.errors import MlenvError
 from mlenv.service.interface import Registry
 
+#: For each blob, what has a name and needs it.
+_Users: TypeAlias = dict[Digest, set[str]]
+
 
 class BlobProblem(Protocol):
     """Something wrong with a blob by itself."""
@@ -19,6 +23,10 @@ class BlobProblem(Protocol):
     @property
     def what(self) -> str:
         """One line for people."""
+
+    @property
+    def digest(self) -> Digest | None:
+        """Which blob, or None."""
 
     @property
     def harmless(self) -> bool:
@@ -55,21 +63,31 @@ class Verifying:
 
     def verify(self, *, progress: Progress) -> list[Finding]:
         """Everything that is wrong, harm first; empty for a store that is whole."""
+        users: _Users = {}
         with progress.step("Checking names"):
             findings = [Finding(True, text) for text in self._registry.check()]
-            findings += self._names()
-        findings += [Finding(not each.harmless, each.what) for each in self._check_blobs(progress)]
+            findings += self._names(users)
+        for each in self._check_blobs(progress):
+            needed = sorted(users.get(each.digest, ())) if each.digest else []
+            text = f"{each.what}, which is needed by {', '.join(needed)}" if needed else each.what
+            findings.append(Finding(not each.harmless, text))
         return sorted(findings, key=lambda each: (not each.harm, each.text))
 
-    def _names(self) -> Iterator[Finding]:
+    def _names(self, users: _Users) -> Iterator[Finding]:
+        """What is wrong with what has a name; notes in `users` which blobs each needs."""
+        locked: dict[Digest, list[str]] = {}
         for name, version, platform, digest in self._registry.all_locks():
+            locked.setdefault(digest, []).append(f"{name}:{version}")
             what = f"the lock of {name}:{version} for {platform}"
-            yield from self._read(what, lambda digest=digest: self._check_lock(digest))  # type: ignore[misc]
+            users.setdefault(digest, set()).add(what)
+            yield from self._read(what, partial(self._check_lock, digest, what, users))
         for key, manifest in self._registry.all_images():
-            what = f"the image {manifest.digest} of lock {key.lock}"
-            yield from self._read(what, lambda digest=manifest.digest: self._check_image(digest))  # type: ignore[misc]
+            whose = " and ".join(sorted(set(locked.get(key.lock, [])))) or f"lock {key.lock}"
+            what = f"the image of {whose}"
+            yield from self._read(what, partial(self._check_image, manifest.digest, what, users))
         for base, digest in self._registry.bases().items():
-            yield from self._read(f"the base {base}", lambda digest=digest: self._check_image(digest))  # type: ignore[misc]
+            what = f"the base {base}"
+            yield from self._read(what, partial(self._check_image, digest, what, users))
         for _, layer in self._registry.all_layers():
             if not self._blobs.has(layer.digest):
                 yield Finding(False, f"layer {layer.digest} is gone, and will be made again when it is needed")
@@ -80,14 +98,18 @@ class Verifying:
         except MlenvError as error:
             yield Finding(True, f"{what}: {error}")
 
-    def _check_lock(self, digest: Digest) -> Iterator[str]:
+    def _check_lock(self, digest: Digest, what: str, users: _Users) -> Iterator[str]:
         lock = Lock.from_pylock(self._blobs.read(digest).decode())
         for package in lock.packages:
+            users.setdefault(package.artifact.digest, set()).add(what)
             if package.artifact.url is None and not self._blobs.has(package.artifact.digest):
                 yield f"{package.artifact.filename} was built here and is gone"
 
-    def _check_image(self, digest: Digest) -> Iterator[str]:
+    def _check_image(self, digest: Digest, what: str, users: _Users) -> Iterator[str]:
+        users.setdefault(digest, set()).add(what)
         image = load_image(digest, self._blobs)
+        for each in (image.config_digest, *(layer.digest for layer, _ in image.layers)):
+            users.setdefault(each, set()).add(what)
         if not self._blobs.has(image.config_digest):
             yield f"its configuration {image.config_digest} is gone"
         for layer, _ in image.layers:

@@ -162,6 +162,13 @@ def test_a_wheel_without_a_size_or_hash_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("filename", ["evil-1-py3-none-any.whl", "a-2-py3-none-any.whl"])
+def test_a_wheel_of_another_package_is_refused(filename: str) -> None:
+    text = f'{HEAD}[[packages]]\nname = "a"\nversion = "1"\nwheels = [{wheel(filename)}]\n'
+    with pytest.raises(InvalidLock, match=f"in '{filename}' is not consistent"):
+        select_pylock(text, LINUX)
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [

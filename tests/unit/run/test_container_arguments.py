@@ -5,9 +5,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from support.images import make_image
 
-from mlenv.run.container import ContainerRun, UnmountablePath, run_arguments
+from mlenv.build.images import import_image
+from mlenv.run.container import ContainerRun, UnmountablePath, load_image, run_arguments
 from mlenv.run.engines import ContainerEngine, EngineFailed, NoContainerEngine, Surroundings, find_engine
+from mlenv.store.oci import OciLayout
 
 _USER = Surroundings(
     uid=1000, gid=100, raises_limits=True, open_files=1024, processes=4096, owns_cgroups=True, init=True
@@ -103,6 +106,27 @@ def test_podman_comes_before_docker_unless_docker_is_asked_for(tmp_path: Path) -
     assert find_engine("docker", path=str(tmp_path)).version == "28.0.0"
 
 
+def test_docker_runs_the_image_itself_whatever_has_its_name_now(tmp_path: Path) -> None:
+    """`Train` and `train` are two environments, and one name of an image."""
+    blobs = OciLayout(tmp_path / "layout")
+    image = make_image(tmp_path / "image", [{"a": b"1"}], {})
+    stored = import_image(f"oci:{image}", blobs)
+    kept = tmp_path / "kept"
+    _client(
+        tmp_path / "bin",
+        "docker",
+        f'case "$1 $2" in "image inspect") grep -qx "$5" {kept} && echo "$5" ;; '
+        f'"load --quiet") cat > {tmp_path}/loaded.tar; echo {stored.config_digest} >> {kept} ;; '
+        "*) echo 28.0.0 ;; esac",
+    )
+    kept.touch()
+    engine = find_engine("docker", path=f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    for _ in range(2):
+        found = load_image(engine, blobs.root / "blobs", stored.manifest, name="mlenv/train:1")
+        assert found == str(stored.config_digest)
+    assert kept.read_text().splitlines() == [found]
+
+
 def test_a_refusal_shows_its_last_line_and_keeps_the_rest(tmp_path: Path) -> None:
     _client(
         tmp_path, "podman", "echo 4.3.1; [ $1 = info ] || { echo warning >&2; echo 'Error: no space' >&2; exit 125; }"
@@ -111,3 +135,8 @@ def test_a_refusal_shows_its_last_line_and_keeps_the_rest(tmp_path: Path) -> Non
     with pytest.raises(EngineFailed, match="podman could not load the image: Error: no space") as caught:
         engine.call(["load"], what="load the image", timeout=10)
     assert caught.value.detail == "warning\nError: no space"
+
+
+def test_an_image_that_may_have_no_python_runs_the_command_itself() -> None:
+    run = ContainerRun("sha256:0", ("cat", "/etc/hosts"), Path("/home/a"), python=None)
+    assert run_arguments(_engine("podman", init=False), run)[-3:] == ["sha256:0", "cat", "/etc/hosts"]

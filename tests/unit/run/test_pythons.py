@@ -49,7 +49,7 @@ def _run_by_shell(monkeypatch: pytest.MonkeyPatch) -> None:
             stand_in = file.read(1) == b"\n"
         return real(["/bin/sh", *command] if stand_in else command, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr("mlenv.run.probe.subprocess.run", run)
+    monkeypatch.setattr("subprocess.run", run)
 
 
 @pytest.fixture
