@@ -60,8 +60,9 @@ def podman_here(directory: Path, image: str) -> Mapping[str, str]:
     directory.mkdir(parents=True, exist_ok=True)
     containers, storage = directory / "containers.conf", directory / "storage.conf"
     variables = {"CONTAINERS_CONF": str(containers), "CONTAINERS_STORAGE_CONF": str(storage)}
-    # What runs is noted here, apart from what other podmans on this machine note in the usual place.
-    engine = f'[engine]\ntmp_dir = "{directory}/tmp"\n'
+    # What runs is noted here, and locked here, apart from what other podmans on this machine note in the usual place:
+    # by default all of them take the same few locks in shared memory, and wait for each other's containers.
+    engine = f'[engine]\nlock_type = "file"\ntmp_dir = "{directory}/tmp"\n'
     said = []
     for driver in ("overlay", "vfs"):
         containers.write_text(engine)

@@ -21,7 +21,6 @@ from urllib.request import (
     HTTPErrorProcessor,
     HTTPHandler,
     HTTPRedirectHandler,
-    HTTPSHandler,
     OpenerDirector,
     ProxyHandler,
     Request,
@@ -31,6 +30,7 @@ from urllib.request import (
 from mlenv.core.lock import Artifact
 from mlenv.core.redact import redact
 from mlenv.core.spec import PUBLIC, Sources
+from mlenv.resolve.certificates import LazyHTTPSHandler
 from mlenv.resolve.credentials import Realm, credentials_for, index_for, realm_of
 from mlenv.resolve.failures import CredentialsRefused, IndexUnreachable
 from mlenv.resolve.machine_index import MachineIndex
@@ -194,7 +194,7 @@ class HttpFetcher:
                 for handler in (
                     ProxyHandler(),
                     HTTPHandler(),
-                    HTTPSHandler(),
+                    LazyHTTPSHandler(),
                     HTTPDefaultErrorHandler(),
                     HTTPRedirectHandler(),
                     HTTPErrorProcessor(),

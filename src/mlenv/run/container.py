@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -21,6 +22,12 @@ from mlenv.run.engines import ContainerEngine, EngineFailed
 #: Seconds in which an image must be loaded.
 _LOAD_TIMEOUT: Final = 1800
 _ASK_TIMEOUT: Final = 60
+#: Variables that a client, or the programme loader, looks at itself.
+_STEERING: Final = re.compile(
+    r"(PATH|HOME|TMPDIR|USER|LOGNAME|LANG|DBUS_.*|LC_.*|LD_.*|XDG_.*|DOCKER_.*|BUILDAH_.*|PODMAN_.*|CONTAINER.*|REGISTRY_.*"
+    r"|STORAGE_.*|SSL_.*|(HTTPS?|ALL|NO)_PROXY|GODEBUG|GO[A-Z]+)",
+    re.IGNORECASE,
+)
 #: Directories of an image that nothing mounted may hide, nor lie in.
 _SYSTEM: Final = (
     *("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/env", "/proc", "/sbin", "/sys"),
@@ -83,14 +90,22 @@ def run_arguments(engine: ContainerEngine, run: ContainerRun) -> list[str]:
     mounts = [_mount(path) for path in dict.fromkeys((run.directory, *run.mounts))]
     arguments += [f"--mount={each}" for each in mounts]
     arguments += ["--workdir", str(run.directory)]
-    for name, value in sorted(run.variables.items()):
-        arguments += ["--env", f"{name}={value}"]
+    # NOTE: a name alone takes the value from the client's environment, where other users of the machine can't see it.
+    passed = client_variables(run)
+    arguments += [
+        f"--env={name}" if name in passed else f"--env={name}={run.variables[name]}" for name in sorted(run.variables)
+    ]
     command = list(run.command)
     if engine.name == "docker" or engine.here.init:
         arguments.append("--init")
     elif run.python is not None:
         command = [run.python, "-ISc", _init_script(), *command]
     return [*arguments, run.image, *command]
+
+
+def client_variables(run: ContainerRun) -> dict[str, str]:
+    """What the client's environment must hold besides its own: the run's variables, but for those that would steer it."""
+    return {name: value for name, value in run.variables.items() if not _STEERING.fullmatch(name)}
 
 
 def load_image(engine: ContainerEngine, blobs: Path, manifest: Descriptor, *, name: str) -> str:

@@ -169,7 +169,7 @@ class Running:
         progress: Progress,
     ) -> Ended:
         """Build the version's image if need be, and run a command in it. Raises what `Building.build` raises."""
-        from mlenv.run.container import ContainerRun, run_arguments
+        from mlenv.run.container import ContainerRun, client_variables, run_arguments
 
         engine, image, built = self._in_engine(version, options, progress)
         run = ContainerRun(
@@ -183,7 +183,7 @@ class Running:
         )
         arguments = run_arguments(engine, run)
         use = self._begin(version, kind, "container", built.lock.digest, command, built.image.manifest.digest)
-        return self._end(use, run_command(arguments, environment=self._inherited))
+        return self._end(use, run_command(arguments, environment={**self._inherited, **client_variables(run)}))
 
     def inspect_container(self, version: EnvironmentVersion, *, progress: Progress) -> "tuple[Inspection, Lock]":
         """What is installed in the version's image, as its own interpreter says, and the lock it was made from."""

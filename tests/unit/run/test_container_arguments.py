@@ -8,7 +8,7 @@ import pytest
 from support.images import make_image
 
 from mlenv.build.images import import_image
-from mlenv.run.container import ContainerRun, UnmountablePath, load_image, run_arguments
+from mlenv.run.container import ContainerRun, UnmountablePath, client_variables, load_image, run_arguments
 from mlenv.run.engines import ContainerEngine, EngineFailed, NoContainerEngine, Surroundings, find_engine
 from mlenv.store.oci import OciLayout
 
@@ -140,3 +140,11 @@ def test_a_refusal_shows_its_last_line_and_keeps_the_rest(tmp_path: Path) -> Non
 def test_an_image_that_may_have_no_python_runs_the_command_itself() -> None:
     run = ContainerRun("sha256:0", ("cat", "/etc/hosts"), Path("/home/a"), python=None)
     assert run_arguments(_engine("podman", init=False), run)[-3:] == ["sha256:0", "cat", "/etc/hosts"]
+
+
+def test_values_of_variables_are_not_on_the_command_line_but_those_that_would_steer_the_client() -> None:
+    run = dataclasses.replace(_RUN, variables={"TOKEN": "hush", "PATH": "/opt/env/bin", "DOCKER_HOST": "tcp://x"})
+    arguments = run_arguments(_engine("podman"), run)
+    assert {"--env=TOKEN", "--env=PATH=/opt/env/bin", "--env=DOCKER_HOST=tcp://x"} <= set(arguments)
+    assert not [each for each in arguments if "hush" in each]
+    assert client_variables(run) == {"TOKEN": "hush"}
