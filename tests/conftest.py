@@ -9,6 +9,7 @@ tool is missing, the tests that need it fail.
 import hashlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,18 @@ from mlenv.file_lock import FileLock
 _REPOSITORY = Path(__file__).parents[1]
 _TOOLS = _REPOSITORY / "tools"
 _LOOPBACK = ["127.0.0.1", "::1", "localhost"]
+
+
+def pytest_configure() -> None:
+    """
+    Let no signal be ignored, as is the way of a terminal.
+
+    A shell lets what it starts in the background ignore SIGINT and SIGQUIT, `nohup` SIGHUP; and the processes of the
+    tests, which test signals, would inherit that.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.hookimpl(trylast=True)

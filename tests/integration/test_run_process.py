@@ -33,7 +33,11 @@ def _runner(*command: str) -> list[str]:
 def _started(code: str) -> Iterator[subprocess.Popen[str]]:
     """Run Python code below the runner, from when the code has printed `ready`."""
     command = _runner(sys.executable, "-uc", code)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+    # NOTE: a group of its own, since nothing can stop the processes of a group that no shell looks after, such as ours
+    # may be where no terminal is (POSIX, "orphaned process group").
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, process_group=0
+    ) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"

@@ -21,6 +21,8 @@ from mlenv.errors import InvalidInput, NotFound
 _POSIX: Final = sys.platform != "win32"
 #: `si_code` of a signal that the kernel sends, such as for Ctrl-C (Linux, `asm-generic/siginfo.h`).
 _SI_KERNEL: Final = 0x80
+#: Seconds after which we look for ourselves whether the command has ended.
+_LOOK_AGAIN: Final = 1.0
 
 
 class CommandNotFound(NotFound):
@@ -238,7 +240,10 @@ if sys.platform != "win32":
     def _next_signal(caught: frozenset[signal.Signals], child: int) -> tuple[int, bool]:
         """The next signal, and whether it was sent to us rather than by the terminal to the whole group."""
         if sys.platform == "linux":
-            info = signal.sigwaitinfo(caught)
+            info = signal.sigtimedwait(caught, _LOOK_AGAIN)
+            if info is None:
+                # A thread that does not hold SIGCHLD back may have got it in our place: look whether the child has ended.
+                return signal.SIGCHLD, False
             return info.si_signo, info.si_code != _SI_KERNEL and info.si_pid != child
         number = signal.sigwait(caught)
         return number, not _in_foreground()
