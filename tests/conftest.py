@@ -9,9 +9,11 @@ tool is missing, the tests that need it fail.
 import hashlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,20 +93,24 @@ def debian_base() -> Path:
 
 
 @pytest.fixture(scope="session")
-def podman_storage(tmp_path_factory: pytest.TempPathFactory, debian_base: Path) -> Iterator[None]:
+def podman_storage(debian_base: Path) -> Iterator[None]:
     """Set podman up for this machine, with an empty storage that goes when the session ends."""
-    directory = tmp_path_factory.mktemp("podman")
+    # NOTE: not below pytest's own directory, whose path is too long for podman.
+    directory = Path(tempfile.mkdtemp(prefix="mlenv-podman-", dir="/tmp"))
     command = [sys.executable, str(_TOOLS / "podman_here.py"), str(directory), f"oci-archive:{debian_base}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    with pytest.MonkeyPatch.context() as patch:
-        for line in found.stdout.splitlines():
-            name, _, value = line.removeprefix("export ").partition("=")
-            patch.setenv(name, shlex.split(value)[0])
-        yield
-        subprocess.run(["podman", "rmi", "--all", "--force"], capture_output=True, check=False)
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+        with pytest.MonkeyPatch.context() as patch:
+            for line in found.stdout.splitlines():
+                name, _, value = line.removeprefix("export ").partition("=")
+                patch.setenv(name, shlex.split(value)[0])
+            yield
+            subprocess.run(["podman", "rmi", "--all", "--force"], capture_output=True, check=False)
+    finally:
         for mount in _mounts_below(directory):
             subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,8 @@ exec unshare --mount --propagation private sh -c 'umount /sys/fs/cgroup/unified 
 """
 #: How many open files and processes a container asks for at most where raising limits is forbidden.
 _LIMIT = 4096
+#: podman's own clean-up refuses a longer `runroot`; each container then ends 20 seconds after its command.
+_RUNROOT_LIMIT = 50
 _HYBRID = Path("/sys/fs/cgroup/unified/cgroup.controllers")
 
 
@@ -55,8 +57,11 @@ def podman_here(directory: Path, image: str) -> Mapping[str, str]:
     The environment variables with which podman starts `image` on this machine.
 
     Raises:
-        RuntimeError: It does in no known way; the message holds what podman said each time.
+        RuntimeError: It does in no known way; the message holds what podman said each time. Or the directory's path is
+            too long for podman.
     """
+    if len(f"{directory}/run") > _RUNROOT_LIMIT:
+        raise RuntimeError(f"a path of at most {_RUNROOT_LIMIT - len('/run')} characters is needed, not {directory}")
     directory.mkdir(parents=True, exist_ok=True)
     containers, storage = directory / "containers.conf", directory / "storage.conf"
     variables = {"CONTAINERS_CONF": str(containers), "CONTAINERS_STORAGE_CONF": str(storage)}

@@ -17,7 +17,7 @@ import pytest
 
 from mlenv.core.digest import Digest
 from mlenv.core.image import MANIFEST_TYPE, Descriptor
-from mlenv.run.container import ContainerRun, load_image, run_arguments
+from mlenv.run.container import ContainerRun, client_variables, load_image, run_arguments
 from mlenv.run.engines import ContainerEngine, find_engine
 from mlenv.run.inspect import inspect_by
 
@@ -173,7 +173,13 @@ def _run(
 ) -> subprocess.CompletedProcess[bytes]:
     run = ContainerRun(image, command, directory, variables=variables or {})
     return subprocess.run(
-        _runner(engine, run), input=stdin, capture_output=True, check=False, timeout=_SECONDS, cwd=directory
+        _runner(engine, run),
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=_SECONDS,
+        cwd=directory,
+        env={**os.environ, **client_variables(run)},
     )
 
 

@@ -7,10 +7,11 @@ written, and the listing is remembered, so that conflicts are found without open
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import zstandard
 
@@ -22,6 +23,8 @@ from mlenv.core.lock import LockedPackage
 from mlenv.core.wheel import InstalledFile, InstalledTree, Scheme, read_wheel
 
 MEDIA_TYPE: Final = "application/vnd.mlenv.listing.v1+zstd"
+#: What a listing says of a file: its path under the prefix, its hash, and whether it is executable.
+_Row: TypeAlias = tuple[str, str, bool]
 #: The largest listing that is read, in bytes.
 _LIMIT: Final = 1 << 30
 
@@ -75,11 +78,31 @@ def find_conflicts(
         NotFound: A wheel that has to be opened is not there.
     """
     names: list[str] = []
-    listed: list[Sequence[InstalledFile]] = []
+    listed: list[list[_Row]] = []
     for plan in plans:
         names += [each.name for each in plan.packages]
         listed += _recall(plan, recipe, blobs, cache) or _list(plan, recipe, blobs)
-    return merge(listed, names, []).conflicts
+    disputed = _disputed([path for rows in listed for path, _, _ in rows])
+    files = [
+        [InstalledFile(path, 0, digest, runs) for path, digest, runs in rows if path in disputed] for rows in listed
+    ]
+    return merge(files, names, []).conflicts
+
+
+def _disputed(paths: Sequence[str]) -> set[str]:
+    """Paths that occur twice, and with a file that is elsewhere a directory, all below it: few, told in milliseconds."""
+    files = set(paths)
+    directories: set[str] = set()
+    for path in files:
+        parent = path.rpartition("/")[0]
+        while parent and parent not in directories:
+            directories.add(parent)
+            parent = parent.rpartition("/")[0]
+    clashing = tuple(f"{each}/" for each in files & directories)
+    disputed = {each for each in files if f"{each}/".startswith(clashing)} if clashing else set()
+    if len(files) < len(paths):
+        disputed |= {path for path, count in Counter(paths).items() if count > 1}
+    return disputed
 
 
 def remember_listing(
@@ -106,22 +129,22 @@ def _key(plan: LayerPlan, recipe: LayerRecipe) -> Digest:
     return Digest.of(f"listing of {plan.key(recipe)}".encode())
 
 
-def _recall(
-    plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs, cache: LayerCache | None
-) -> list[Sequence[InstalledFile]]:
+def _recall(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs, cache: LayerCache | None) -> list[list[_Row]]:
     remembered = cache.get(_key(plan, recipe)) if cache is not None else None
     if remembered is None or remembered.media_type != MEDIA_TYPE:
         return []
     with open(blobs.path(remembered.digest), "rb") as file:
-        rows = json.loads(zstandard.ZstdDecompressor().decompress(file.read(), max_output_size=_LIMIT))
-    return [[InstalledFile(path, 0, digest, runs) for path, digest, runs in package] for package in rows]
+        rows: list[list[_Row]] = json.loads(
+            zstandard.ZstdDecompressor().decompress(file.read(), max_output_size=_LIMIT)
+        )
+    return rows
 
 
-def _list(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs) -> list[Sequence[InstalledFile]]:
-    listed: list[Sequence[InstalledFile]] = []
+def _list(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs) -> list[list[_Row]]:
+    listed: list[list[_Row]] = []
     for package in plan.packages:
         with open_tree(package, recipe, blobs) as tree:
-            listed.append(tree.files)
+            listed.append([(each.path, each.hash, each.executable) for each in tree.files])
     return listed
 
 
