@@ -188,7 +188,8 @@ def _run(command: list[str], suite: str, workdir: Path, progress: Progress, time
 def _store_layer(source: tarfile.TarFile, blobs: Blobs) -> Layer:
     """The root file system as one layer: sorted, with one time stamp, and nothing of this machine."""
     with blobs.writer() as writer:
-        stream = open_stream(Compression.ZSTD, writer)
+        # NOTE: gzip, so that an image with gzip layers on top is one that every receiver takes.
+        stream = open_stream(Compression.GZIP, writer)
         size = 0
         for info in _normalised(source):
             header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
@@ -201,7 +202,7 @@ def _store_layer(source: tarfile.TarFile, blobs: Blobs) -> Layer:
         stream.write(bytes(1024))
         diff_id = stream.close()
         digest, stored = writer.commit()
-    return Layer(digest, diff_id, stored, Compression.ZSTD.media_type)
+    return Layer(digest, diff_id, stored, Compression.GZIP.media_type)
 
 
 def _normalised(source: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
