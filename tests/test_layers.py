@@ -8,7 +8,7 @@ import pytest
 
 _SOURCE = Path(__file__).parents[1] / "src" / "mlenv"
 
-_BOTTOM = {"errors", "faults", "file_lock"}
+_BOTTOM = {"errors", "faults", "file_lock", "threads"}
 _CORE = {"core"} | _BOTTOM
 _WORKERS = {"resolve", "build", "run"}
 _SERVICE = {"api", "service"} | _WORKERS | _CORE
@@ -18,6 +18,7 @@ _MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "faults": set(),
     "file_lock": set(),
+    "threads": set(),
     "home": set(),
     "core": {"errors"},
     "resolve": _CORE,
@@ -26,11 +27,12 @@ _MAY_IMPORT: dict[str, set[str]] = {
     "store": _CORE,
     "api": _CORE,
     "client": {"api"} | _CORE,
+    "work": _SERVICE,
     "service": _SERVICE - {"service"},
     "web": _SERVICE,
     "server": {"web"} | _SERVICE,
-    "wiring": {"store", "home"} | _SERVICE,
-    "cli": {"client", "wiring", "home"} | _SERVICE,
+    "wiring": {"store", "home", "client", "work"} | _SERVICE,
+    "cli": {"client", "wiring", "home", "server"} | _SERVICE,
     # The package itself re-exports the client; running it is running the command line.
     "__init__": {"client"} | _CORE,
     "__main__": {"cli"},

@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import zstandard
 
-from mlenv.build.bytecode import CompiledWheel
 from mlenv.build.interface import Blobs, LayerCache
 from mlenv.core.digest import Digest
 from mlenv.core.layer import Layer, LayerPlan, LayerRecipe
 from mlenv.core.lock import LockedPackage
 from mlenv.core.wheel import InstalledFile, InstalledTree, Scheme, read_wheel
+
+if TYPE_CHECKING:
+    from mlenv.build.bytecode import CompiledWheel
 
 MEDIA_TYPE: Final = "application/vnd.mlenv.listing.v1+zstd"
 #: What a listing says of a file: its path under the prefix, its hash, and whether it is executable.
@@ -148,7 +150,7 @@ def _list(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs) -> list[list[_Row]
     return listed
 
 
-def merge(listed: Sequence[Sequence[InstalledFile]], names: list[str], compiled: list[CompiledWheel]) -> Merged:
+def merge(listed: Sequence[Sequence[InstalledFile]], names: list[str], compiled: "list[CompiledWheel]") -> Merged:
     """Lay packages over each other, the last on top."""
     merged = Merged()
     entries = merged.entries

@@ -2,7 +2,6 @@
 
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +14,7 @@ from mlenv.core.digest import Digest
 from mlenv.core.facts import BaseFacts
 from mlenv.core.image import Descriptor, Image
 from mlenv.core.progress import Progress, Silent
+from mlenv.threads import in_threads
 
 _INTERESTS: Final = (*SYSTEM_INTERESTS, *PYTHON_INTERESTS)
 
@@ -73,9 +73,8 @@ def _read_tree(image: Image, blobs: Blobs, progress: Progress, limits: FactLimit
 
         tree = Tree()
         # Decompressing leaves the interpreter free; layers are put together in their order.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            for listing in pool.map(read, image.layers):
-                tree.apply(listing)
+        for listing in in_threads(read, image.layers, workers=min(4, os.cpu_count() or 1)):
+            tree.apply(listing)
     return tree
 
 

@@ -6,13 +6,12 @@ every layer's content against its diff id.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from mlenv.build.image_sources import Archive, Directory, ImageSource, copy, open_archive
 from mlenv.build.interface import Blobs
@@ -31,6 +30,7 @@ from mlenv.core.digest import Digest, DigestMismatch
 from mlenv.core.image import CONFIG_TYPE, MANIFEST_TYPE, Descriptor, Image, encode
 from mlenv.core.platform import Platform
 from mlenv.errors import InvalidInput, NotFound
+from mlenv.threads import in_threads
 
 __all__ = ["ImageLimits", "ImageNotFound", "import_image", "load_image"]
 
@@ -38,8 +38,7 @@ _REF_NAMES: Final = ("org.opencontainers.image.ref.name", "io.containerd.image.n
 _KINDS: Final = ("oci", "oci-archive", "docker-archive")
 _MAX_DEPTH: Final = 4
 _TAR: Final = "application/vnd.oci.image.layer.v1.tar"
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+_LAYERS_AT_ONCE: Final = 4
 
 
 class ImageNotFound(NotFound):
@@ -139,7 +138,7 @@ def _from_layout(
             blobs.put(copy(file), digest=layer.digest, size=layer.size, what=what)
         _verify_diff_id(blobs.path(layer.digest), diff_id, what, limits)
 
-    _in_parallel(store, list(zip(layers, diff_ids, strict=True)))
+    in_threads(store, list(zip(layers, diff_ids, strict=True)), workers=_LAYERS_AT_ONCE)
     for each, content in ((config, config_data), (descriptor, data)):
         blobs.put([content], digest=each.digest, size=len(content), what=str(each.digest))
     return load_image(descriptor.digest, blobs)
@@ -182,7 +181,7 @@ def _from_docker(
         name, diff_id = pair
         return _store_docker_layer(source, name, diff_id, blobs, limits)
 
-    layers = _in_parallel(store, list(zip(entry.layers, diff_ids, strict=True)))
+    layers = in_threads(store, list(zip(entry.layers, diff_ids, strict=True)), workers=_LAYERS_AT_ONCE)
     config = Descriptor(CONFIG_TYPE, Digest.of(config_data), len(config_data))
     manifest = encode(
         {
@@ -265,12 +264,6 @@ def _check(config: dict[str, object], layers: int, platform: Platform | None, li
     found = image_platform(config, str(path))
     if platform and found != platform:
         raise ImageNotFound(f"no image for {platform} in {path}", (str(found),))
-
-
-def _in_parallel(function: Callable[[_Item], _Result], items: list[_Item]) -> list[_Result]:
-    """Hashing and decompressing leave the interpreter free."""
-    with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(function, items))
 
 
 def _names(descriptor: Descriptor) -> list[str]:

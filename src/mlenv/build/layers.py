@@ -3,12 +3,9 @@ Layers made of wheels: deterministic tar streams, each made once and remembered 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import Final
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
 
-from mlenv.build.bytecode import CompiledWheel, bytecode_key, compile_wheel
-from mlenv.build.compiler import Compiler
 from mlenv.build.compression import LayerStream, open_stream, unlike_reference
 from mlenv.build.conflicts import Entry, PathConflict, find_conflicts, install_order, merge, open_tree, remember_listing
 from mlenv.build.interface import Blobs, LayerCache
@@ -19,6 +16,11 @@ from mlenv.core.lock import LockedPackage
 from mlenv.core.progress import Progress, Silent
 from mlenv.core.wheel import InstalledTree
 from mlenv.faults import reach
+from mlenv.threads import in_threads
+
+if TYPE_CHECKING:
+    from mlenv.build.bytecode import CompiledWheel
+    from mlenv.build.compiler import Compiler
 
 __all__ = ["PathConflict", "build_layer", "build_layers", "find_conflicts", "install_order"]
 
@@ -31,7 +33,7 @@ def build_layer(
     recipe: LayerRecipe,
     *,
     blobs: Blobs,
-    bytecode: Callable[[LockedPackage], CompiledWheel] | None = None,
+    bytecode: "Callable[[LockedPackage], CompiledWheel] | None" = None,
     cache: LayerCache | None = None,
 ) -> Layer:
     """
@@ -76,7 +78,7 @@ def build_layers(
     *,
     blobs: Blobs,
     cache: LayerCache,
-    compiler: Compiler | None = None,
+    compiler: "Compiler | None" = None,
     progress: Progress | None = None,
 ) -> list[Layer]:
     """
@@ -110,52 +112,53 @@ def _build_missing(
     recipe: LayerRecipe,
     blobs: Blobs,
     cache: LayerCache,
-    compiler: Compiler | None,
+    compiler: "Compiler | None",
     progress: Progress,
 ) -> dict[Digest, Layer]:
     """The largest first, so that no long one is left alone at the end."""
     ordered = sorted(missing.items(), key=lambda each: -sum(package.artifact.size for package in each[1].packages))
-    total = sum(package.artifact.size for _, plan in ordered for package in plan.packages)
-    compiling = compiler.workers + 1 if compiler and recipe.bytecode else 1
-    with (
-        progress.step("Building layers", total=total, unit="bytes") as step,
-        ThreadPoolExecutor(compiling, thread_name_prefix="bytecode") as compilers,
-        ThreadPoolExecutor(_WRITERS, thread_name_prefix="layer") as writers,
-    ):
-        pending: dict[str, Future[CompiledWheel]] = {}
+    packages = [package for _, plan in ordered for package in plan.packages]
+    total = sum(each.artifact.size for each in packages)
+    with progress.step("Building layers", total=total, unit="bytes") as step, ExitStack() as stack:
+        bytecode: Callable[[LockedPackage], CompiledWheel] | None = None
         if recipe.bytecode and compiler:
-            for _, plan in ordered:
-                for package in plan.packages:
-                    pending[package.name] = compilers.submit(_compile, package, recipe, blobs, cache, compiler)
+            bytecode = stack.enter_context(_compiling(packages, recipe, blobs, cache, compiler))
 
-        def build(key: Digest, plan: LayerPlan) -> Layer:
-            bytecode = (lambda package: pending[package.name].result()) if pending else None
+        def layer(item: tuple[Digest, LayerPlan]) -> Layer:
+            key, plan = item
             layer = build_layer(plan, recipe, blobs=blobs, bytecode=bytecode, cache=cache)
             cache.put(key, layer)
             reach("layer.cached")
             step.advance(sum(package.artifact.size for package in plan.packages))
             return layer
 
-        layers = {key: writers.submit(build, key, plan) for key, plan in ordered}
+        layers = in_threads(layer, ordered, workers=_WRITERS)
+    return dict(zip((key for key, _ in ordered), layers, strict=True))
+
+
+@contextmanager
+def _compiling(
+    packages: Sequence[LockedPackage], recipe: LayerRecipe, blobs: Blobs, cache: LayerCache, compiler: "Compiler"
+) -> "Iterator[Callable[[LockedPackage], CompiledWheel]]":
+    """Compile packages on all cores, in their order; what is yielded waits for the bytecode of one of them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from mlenv.build.bytecode import bytecode_key, compile_wheel
+
+    def compile_one(package: LockedPackage) -> "CompiledWheel":
+        assert recipe.bytecode is not None
+        digest = package.artifact.digest
+        key = bytecode_key(digest, recipe.bytecode, prefix=recipe.prefix)
+        with open_tree(package, recipe, blobs) as tree:
+            return compile_wheel(blobs.path(digest), tree, key=key, compiler=compiler, blobs=blobs, cache=cache)
+
+    with ThreadPoolExecutor(compiler.workers + 1, thread_name_prefix="bytecode") as pool:
+        pending = {each.name: pool.submit(compile_one, each) for each in packages}
         try:
-            return {key: each.result() for key, each in layers.items()}
-        except BaseException:
-            compilers.shutdown(wait=False, cancel_futures=True)
-            writers.shutdown(wait=False, cancel_futures=True)
-            raise
+            yield lambda package: pending[package.name].result()
         finally:
-            if compiler is not None:
-                compiler.close()
-
-
-def _compile(
-    package: LockedPackage, recipe: LayerRecipe, blobs: Blobs, cache: LayerCache, compiler: Compiler
-) -> CompiledWheel:
-    assert recipe.bytecode is not None
-    digest = package.artifact.digest
-    key = bytecode_key(digest, recipe.bytecode, prefix=recipe.prefix)
-    with open_tree(package, recipe, blobs) as tree:
-        return compile_wheel(blobs.path(digest), tree, key=key, compiler=compiler, blobs=blobs, cache=cache)
+            pool.shutdown(wait=False, cancel_futures=True)
+            compiler.close()
 
 
 def _write(

@@ -5,7 +5,6 @@ A new command is a line in `COMMANDS`, whose target is a `Verb`: `"mlenv.cli.env
 """
 
 import argparse
-import difflib
 import importlib
 import os
 from collections.abc import Sequence
@@ -239,6 +238,8 @@ def _globals(namespace: argparse.Namespace, default: str) -> Globals:
 
 
 def _no_command(word: str, words: list[str], command: Command) -> UsageError:
+    import difflib
+
     names = [each.name for each in command.children]
     near = [name for name in names if word and name.startswith(word)]
     near = near or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
@@ -248,6 +249,8 @@ def _no_command(word: str, words: list[str], command: Command) -> UsageError:
 
 
 def _unknown(argument: str, parser: argparse.ArgumentParser) -> UsageError:
+    import difflib
+
     option = argument.split("=")[0]
     if not option.startswith("-") or option == "-":
         return UsageError(f"one argument too many: {argument!r}", f"see `{parser.prog} --help`")

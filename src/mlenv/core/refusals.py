@@ -1,6 +1,5 @@
 """What a registry answers when it can't: nothing of that name, another content, an archived environment."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 from mlenv.core.difference import difference
@@ -109,6 +108,8 @@ class VersionChanged(Conflict):
 
 def _near(name: str, names: Iterable[str]) -> list[str]:
     """Names that differ in case, that begin alike, or that a slip of the hand leads to."""
+    import difflib
+
     folded: dict[str, str] = {}
     for each in names:
         folded.setdefault(each.casefold(), each)

@@ -1,6 +1,5 @@
 """Scripts of a distribution: `#!python` lines, and entry points (PyPA, "Entry points" and "Binary distribution format")."""
 
-import configparser
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +24,8 @@ class EntryPoint:
 
 def parse_entry_points(text: str, *, filename: str) -> list[EntryPoint]:
     """The console and gui scripts of an `entry_points.txt`, sorted by name. Raises `InvalidWheel`."""
+    import configparser
+
     parser = configparser.RawConfigParser(delimiters=("=",), strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     try:

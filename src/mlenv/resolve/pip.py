@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from mlenv.resolve.source_build import OLD_SETUPTOOLS, build_wheel
 from mlenv.resolve.uv_input import Attempt, pinned_names
 from mlenv.resolve.uv_output import Found, FoundFile
 from mlenv.resolve.uv_process import Uv
+from mlenv.threads import in_threads
 
 #: Runs of uv that one resolution may take before it is given up: each allowed source build costs one.
 _ROUNDS: Final = 40
@@ -185,14 +185,8 @@ class PipResolver:
 
     def _describe(self, files: Sequence[FoundFile], request: ResolveRequest) -> dict[str, Artifact]:
         """Size and digest of every wheel, by URL; asked for where the index does not tell."""
-        with ThreadPoolExecutor(8, thread_name_prefix="describe") as pool:
-            return dict(
-                zip(
-                    [each.url for each in files],
-                    pool.map(lambda each: self._artifact(each, request), files),
-                    strict=True,
-                )
-            )
+        artifacts = in_threads(lambda each: self._artifact(each, request), files, workers=8)
+        return dict(zip([each.url for each in files], artifacts, strict=True))
 
     def _artifact(self, file: FoundFile, request: ResolveRequest) -> Artifact:
         if file.sha256 is not None:

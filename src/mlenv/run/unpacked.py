@@ -11,7 +11,6 @@ Scripts and RECORD depend on the prefix, so they are not in `tree`; the listing 
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from mlenv.core.wheel import InstalledFile, InstalledTree, InvalidWheel, Scheme,
 from mlenv.run.found import RECIPE
 from mlenv.run.interface import BytecodeCompiler, SourceFile, WheelFiles
 from mlenv.run.links import make_durable, remove_tree
+from mlenv.threads import in_threads
 
 #: Stands for the interpreter in scripts that are not for a prefix yet.
 _NO_PYTHON: Final = "/no-prefix/python"
@@ -135,16 +135,12 @@ class UnpackedWheels:
         staging.mkdir(parents=True, exist_ok=True)
         largest_first = sorted(packages, key=lambda each: -each.artifact.size)
         total = sum(each.artifact.size for each in packages)
-        with (
-            progress.step("Unpacking wheels", total=total, unit="bytes") as step,
-            ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
-        ):
-            futures = [pool.submit(self._unpack_one, each, wheels, staging, step) for each in largest_first]
-            try:
-                trees = [each.result() for each in futures]
-            finally:
-                for future in futures:
-                    future.cancel()
+        with progress.step("Unpacking wheels", total=total, unit="bytes") as step:
+            trees = in_threads(
+                lambda each: self._unpack_one(each, wheels, staging, step),
+                largest_first,
+                workers=min(8, os.cpu_count() or 1),
+            )
         if compiler is not None:
             self._compile(interpreter, staging, largest_first, trees, compiler, progress)
         for package, tree in zip(largest_first, trees, strict=True):

@@ -1,7 +1,6 @@
 """Wheels into the store: each fetched once, checked against its lock while it streams."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from mlenv.build.interface import Blobs
@@ -11,6 +10,7 @@ from mlenv.core.spec import Sources
 from mlenv.core.wheel import InvalidWheel
 from mlenv.errors import MlenvError, NotFound
 from mlenv.resolve.interface import Fetcher
+from mlenv.threads import in_threads
 
 #: Downloads under way at once.
 _PARALLEL = 8
@@ -84,11 +84,7 @@ class Artifacts:
     def _fetch_all(self, artifacts: list[Artifact], sources: Sources, step: Step) -> list[MlenvError | None]:
         # NOTE: the largest first, so that none of them is left alone at the end.
         ordered = sorted(artifacts, key=lambda each: -each.size)
-        pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="fetch")
-        try:
-            return list(pool.map(lambda each: self._fetch(each, sources, step), ordered))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return in_threads(lambda each: self._fetch(each, sources, step), ordered, workers=_PARALLEL)
 
     def _fetch(self, artifact: Artifact, sources: Sources, step: Step) -> MlenvError | None:
         if artifact.url is None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
-from mlenv.build.bytecode import Compiler, bytecode_key
 from mlenv.build.compose import compose_image, environment_layer
 from mlenv.build.interface import Blobs, ImageNames, LayerCache
 from mlenv.build.layers import PathConflict, build_layers, find_conflicts
@@ -23,6 +23,9 @@ from mlenv.faults import reach
 from mlenv.service.artifacts import Artifacts
 from mlenv.service.bases import Base
 from mlenv.service.interface import Clock, Registry
+
+if TYPE_CHECKING:
+    from mlenv.build.compiler import Compiler
 
 
 class NoCompiler(NotFound):
@@ -49,7 +52,7 @@ class ImageMaker:
         layers: LayerCache,
         artifacts: Artifacts,
         *,
-        compiler: Callable[[str], Compiler],
+        compiler: "Callable[[str], Compiler]",
         clock: Clock,
     ) -> None:
         """
@@ -109,6 +112,8 @@ class ImageMaker:
 
     def _forget_bytecode(self, version: str | None, artifact: Artifact) -> None:
         if version is not None:
+            from mlenv.build.bytecode import bytecode_key
+
             self._layers.remove(bytecode_key(artifact.digest, version))
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,7 @@ from mlenv.core.image import INDEX_TYPE, Descriptor
 from mlenv.core.progress import Progress, Silent
 from mlenv.errors import InvalidInput
 from mlenv.store.oci import REF_NAME, OciLayout
+from mlenv.threads import in_threads
 
 _CHUNK: Final = 1 << 20
 
@@ -73,8 +73,7 @@ def _check_blobs(layout: OciLayout, progress: Progress) -> list[Problem]:
                 return Problem("corrupt", f"{path} holds sha256:{got.hexdigest()}", path, digest)
             return None
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            problems = [each for each in pool.map(check, paths) if each]
+        problems = [each for each in in_threads(check, paths, workers=min(8, os.cpu_count() or 1)) if each]
         step.note(f"{len(paths)} blobs, {len(problems)} problems")
     return problems
 
