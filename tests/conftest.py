@@ -23,6 +23,8 @@ import pytest_socket
 
 from mlenv.file_lock import FileLock
 
+pytest_plugins = ["support.postgres"]
+
 _REPOSITORY = Path(__file__).parents[1]
 _TOOLS = _REPOSITORY / "tools"
 _LOOPBACK = ["127.0.0.1", "::1", "localhost"]

@@ -32,7 +32,9 @@ _MAY_IMPORT: dict[str, set[str]] = {
     "web": _SERVICE,
     "server": {"web"} | _SERVICE,
     "wiring": {"store", "home", "client", "work"} | _SERVICE,
-    "cli": {"client", "wiring", "home", "server"} | _SERVICE,
+    "remote": {"client", "wiring"} | _SERVICE,
+    "child": {"wiring", "work"},
+    "cli": {"client", "remote", "wiring", "home", "server"} | _SERVICE,
     # The package itself re-exports the client; running it is running the command line.
     "__init__": {"client"} | _CORE,
     "__main__": {"cli"},

@@ -5,6 +5,7 @@ The error tree.
     ├── InvalidInput   what came in is wrong: a file, a reference, an archive, an option
     ├── NotFound       what was asked for is not there
     ├── Conflict       what is there says otherwise
+    ├── Forbidden      who asks is unknown, or may not
     └── Unavailable    something outside did not answer, or refused
 
 A leaf sits beside the code that raises it, keeps its facts as attributes and may carry a `hint`. Several faults at
@@ -35,6 +36,16 @@ class NotFound(MlenvError):
 
 class Conflict(MlenvError):
     """What is there says otherwise."""
+
+
+class Forbidden(MlenvError):
+    """Who asks may not. `NotAuthenticated` if it is not even known who asks."""
+
+
+class NotAuthenticated(Forbidden):
+    """Nobody is known by what was shown: no token, or one that is wrong, expired or revoked."""
+
+    hint = "log in with `mlenv login URL`, or set MLENV_TOKEN"
 
 
 class Unavailable(MlenvError):

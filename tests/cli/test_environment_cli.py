@@ -1,4 +1,8 @@
-"""`mlenv environment …` as its users see it: exit status, stdout, stderr."""
+"""
+`mlenv environment …` as its users see it: exit status, stdout, stderr.
+
+The same tests run with this user's own store and with a workspace of a server, but for those that ask for `run_here`.
+"""
 
 import io
 import json
@@ -6,15 +10,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from support.server import Server
 
 from mlenv.cli.main import main
+from mlenv.core.scope import DEFAULT_GROUP, DEFAULT_SUBSCRIPTION, DEFAULT_WORKSPACE
 
 YAML_FILE = """\
 $schema: https://example.org/environment.schema.json
@@ -29,10 +34,6 @@ conda_file:
 tags: {team: vision}
 description: Trains on flowers.
 """
-ID = (
-    "azureml:/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/local/providers"
-    "/Microsoft.MachineLearningServices/workspaces/default/environments/"
-)
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,66 @@ class Ran:
         return json.loads(self.out)
 
 
-Run = Callable[..., Ran]
+@dataclass(frozen=True)
+class Run:
+    """
+    Runs a command line in an empty directory, with an empty store.
+
+    Attributes:
+        workspace: The workspace that commands work with.
+    """
+
+    workspace: str
+    capsys: pytest.CaptureFixture[str]
+
+    @property
+    def address(self) -> str:
+        """What ids of environments begin with."""
+        return (
+            f"azureml:/subscriptions/{DEFAULT_SUBSCRIPTION}/resourceGroups/{DEFAULT_GROUP}/providers"
+            f"/Microsoft.MachineLearningServices/workspaces/{self.workspace}/environments/"
+        )
+
+    @property
+    def remote(self) -> bool:
+        return self.workspace != DEFAULT_WORKSPACE
+
+    def __call__(self, *arguments: str) -> Ran:
+        self.capsys.readouterr()
+        status = main(arguments)
+        captured = self.capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in an empty directory, with an empty store."""
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Commands with this user's own store."""
     directory = tmp_path / "work"
     directory.mkdir()
     monkeypatch.chdir(directory)
     monkeypatch.setenv("MLENV_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLENV_CONFIG_HOME", str(tmp_path / "config"))
     for name in ("MLENV_OUTPUT", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     (directory / "environment.yml").write_text(YAML_FILE)
+    return Run(DEFAULT_WORKSPACE, capsys)
 
-    def run(*arguments: str) -> Ran:
-        capsys.readouterr()
-        status = main(arguments)
-        captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
 
-    return run
+@pytest.fixture(params=["embedded", "remote"])
+def run(request: pytest.FixtureRequest, run_here: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Commands with this user's own store, and with a new workspace of a server."""
+    if request.param == "embedded":
+        return run_here
+    server: Server = request.getfixturevalue("team_server")
+    workspace = f"team-{os.urandom(6).hex()}"
+    with server.client() as client:
+        made = client.post("/api/v1/workspaces", json={"name": workspace})
+        assert made.status_code == 201, made.text
+    monkeypatch.setenv("MLENV_SERVER", server.url)
+    monkeypatch.setenv("MLENV_CA", str(server.ca))
+    monkeypatch.setenv("MLENV_TOKEN", server.token)
+    monkeypatch.setenv("MLENV_WORKSPACE", workspace)
+    return replace(run_here, workspace=workspace)
 
 
 def create(run: Run, *images: str, name: str = "e") -> None:
@@ -82,7 +122,7 @@ def test_create_prints_the_whole_document(run: Run) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", times["created_at"])
     assert times["created_at"] == times["last_modified_at"]
     assert document == {
-        "id": f"{ID}iris/versions/1",
+        "id": f"{run.address}iris/versions/1",
         "name": "iris",
         "version": "1",
         "description": "Trains on flowers.",
@@ -112,7 +152,7 @@ def test_create_with_every_flag_of_azure(run: Run) -> None:
     ran = run(
         *("environment", "create", "-n", "e", "-v", "1.0", "-i", "base", "-c", "conda.yml", "--os-type", "Linux"),
         *("--tags", "a=b", "c=d=e", "--description", "text", "--datastore", "d", "--no-wait"),
-        *("-g", "group", "-w", "workspace", "--set", "tags.x=y"),
+        *("-g", "group", "-w", run.workspace, "--set", "tags.x=y"),
     )
     assert ran.status == 0, ran.err
     assert (ran.json["version"], ran.json["os_type"], ran.json["description"]) == ("1.0", "linux", "text")
@@ -160,16 +200,18 @@ def test_several_faults_are_a_line_each(run: Run) -> None:
         ["-n", "e", "-v", "1"],
         ["--name", "e", "--label", "production"],
         ["e", "-v", "1"],
-        [f"{ID}e/versions/1"],
-        [f"{ID}e/versions/1".removeprefix("azureml:")],
-        ["-n", "e:1", "-g", "group", "-w", "workspace"],
+        ["{address}e/versions/1"],
+        ["/subscriptions/{address}e/versions/1"],
+        ["-n", "e:1", "-g", "group", "-w", "{workspace}"],
     ],
 )
 def test_show_takes_every_spelling(run: Run, reference: list[str]) -> None:
     create(run, "a", "b")
     ran = run("environment", "label", "set", "e:1", "--label", "production")
     assert ran.err == "e@production is now e:1\n"
-    ran = run("environment", "show", *reference)
+    words = [each.replace("/subscriptions/{address}", run.address.removeprefix("azureml:")) for each in reference]
+    words = [each.format(address=run.address, workspace=run.workspace) for each in words]
+    ran = run("environment", "show", *words)
     assert (ran.status, ran.json["version"], ran.json["image"]) == (0, "1", "a")
 
 
@@ -190,8 +232,8 @@ def test_show_without_a_version_is_the_newest(run: Run) -> None:
         (["show", "e", "-n", "e"], 2, "the environment is named twice", "give either"),
         (["show", "e:1", "-v", "2"], 2, "which version? '2' and '1' are both given", None),
         (["show", "a b"], 1, "not an environment name: 'a b'", "use 1 to 255"),
-        (["show", "e", "--registry-name", "r"], 1, "there is no registry 'r' here", "leave the registry out"),
-        (["list", "--registry-name", "r"], 1, "there is no registry 'r' here", "leave the registry out"),
+        (["show", "e", "--registry-name", "r"], 1, "there is no registry 'r'", None),
+        (["list", "--registry-name", "r"], 1, "there is no registry 'r'", None),
         (["list", "--include-archived", "--archived-only"], 2, "argument --archived-only: not allowed", "see"),
         (["list", "-r", "0"], 2, "argument -r/--max-results: 0 is less than 1", "see"),
         (["list", "--inclde-archived"], 2, "has no option '--inclde-archived'", "did you mean --include-archived?"),
@@ -217,6 +259,8 @@ def test_refusals_say_what_and_what_to_do(
     first, *rest = ran.err.splitlines()
     assert first.startswith("error: ")
     assert error in first
+    if "--registry-name" in arguments:
+        hint = "`mlenv registry list`" if run.remote else "leave the registry out"
     assert [line.startswith(f"hint: {hint}") for line in rest] == ([True] if hint else [])
 
 
@@ -329,30 +373,30 @@ def test_help_and_version(run: Run) -> None:
     assert run("schema").json["title"] == "ML environment"
 
 
-def test_unexpected_fault_is_short_and_whole_with_verbose(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_fault_is_short_and_whole_with_verbose(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode(_: object) -> None:
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr("mlenv.wiring.open_embedded", explode)
-    ran = run("environment", "list")
+    ran = run_here("environment", "list")
     assert (ran.status, len(ran.err.splitlines())) == (1, 2)
     assert ran.err.startswith("error: unexpected ZeroDivisionError: oops\nhint: ")
-    ran = run("environment", "list", "--verbose")
+    ran = run_here("environment", "list", "--verbose")
     assert ran.status == 1
     assert "Traceback" in ran.err
 
 
-def test_interrupt_is_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_is_130(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mlenv.wiring.open_embedded", interrupt)
-    assert run("environment", "list") == Ran(130, "", "error: interrupted\n")
+    assert run_here("environment", "list") == Ran(130, "", "error: interrupted\n")
 
 
-def test_unusable_home_is_told(run: Run, tmp_path: Path) -> None:
+def test_unusable_home_is_told(run_here: Run, tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file in the way")
-    ran = run("environment", "list")
+    ran = run_here("environment", "list")
     assert ran.status == 1
     assert ran.err.startswith(f"error: the store can't be used: {tmp_path / 'home'}")
 
@@ -373,8 +417,8 @@ def test_reader_that_goes_away_is_no_error(run: Run) -> None:
     assert running.wait(timeout=60) in {0, 141}
 
 
-def test_list_imports_nothing_heavy(run: Run) -> None:
-    create(run, "a")
+def test_list_imports_nothing_heavy(run_here: Run) -> None:
+    create(run_here, "a")
     code = (
         "import sys; from mlenv.cli.main import main; status = main(['environment', 'list', '-o', 'table'])\n"
         "heavy = {'sqlalchemy', 'alembic', 'pydantic', 'rich', 'ruamel', 'platformdirs', 'jmespath', 'filelock',"

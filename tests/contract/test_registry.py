@@ -1,4 +1,4 @@
-"""What every `service.interface.Registry` must do: one suite over SQLite by two ways, and memory."""
+"""What every `service.interface.Registry` must do: one suite over SQLite by two ways, PostgreSQL, and memory."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.postgres import Cluster
 
+from mlenv.core.audit import Author
 from mlenv.core.digest import Digest
 from mlenv.core.environment import Definition, View
 from mlenv.core.facts import BaseFacts, Interpreter
@@ -26,9 +28,10 @@ from mlenv.core.refusals import (
 )
 from mlenv.core.spec import Origin, Requirement, Spec
 from mlenv.service.interface import Registry
-from mlenv.store.alchemy import AlchemyDatabase, sqlite_engine
+from mlenv.store.database import Database
 from mlenv.store.memory import MemoryRegistry
 from mlenv.store.opening import open_sqlite
+from mlenv.store.server_opening import open_database
 from mlenv.store.sql import SqlRegistry
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -37,6 +40,7 @@ IRIS = EnvironmentName("iris")
 ONE, TWO, THREE = VersionName("1"), VersionName("2"), VersionName("3")
 PRODUCTION = LabelName("production")
 LINUX = Platform("linux", "amd64")
+AUTHOR = Author("1", "ada")
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +50,24 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite", "alchemy", "memory"])
+@pytest.fixture(params=["sqlite", "alchemy", "postgresql", "memory"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path, empty_store: Path) -> Iterator[Registry]:
+    """As embedded stores have it: over SQLite's driver. As servers have it, with an audit: by the two other ways."""
     if request.param == "memory":
         yield MemoryRegistry()
         return
     path = tmp_path / "mlenv.db"
-    shutil.copy(empty_store, path)
-    database = open_sqlite(path)
+    database: Database
+    if request.param == "postgresql":
+        cluster: Cluster = request.getfixturevalue("postgres_cluster")
+        database = open_database(cluster.migrated_database(), tmp_path)
+    else:
+        shutil.copy(empty_store, path)
+        database = open_sqlite(path) if request.param == "sqlite" else open_database(None, tmp_path)
     if request.param == "sqlite":
         yield SqlRegistry(database)
     else:
-        other = AlchemyDatabase(sqlite_engine(path))
-        yield SqlRegistry(other)
-        other.close()
+        yield SqlRegistry(database, "default", author=AUTHOR, audited=True)
     database.close()
 
 
@@ -316,6 +324,13 @@ def test_builds_are_replaced_by_id_and_newest_first(registry: Registry) -> None:
         ended_at=LATER,
         image=digest("image"),
         steps=(TimedStep("lock", 0.25, "12 from cache"), TimedStep("layers", 2.0)),
+        queued_at=NOW,
+        compression=Compression.GZIP,
+        options={"index": ["https://example.org/simple"], "force": True},
+        priority=2,
+        requested_by="ada",
+        attempts=3,
+        log=digest("log"),
     )
     registry.save_build(done)
     assert registry.builds(IRIS, ONE) == [second, done]

@@ -8,7 +8,8 @@ from mlenv.api.problems import CredentialInUrl, Findings, InvalidField
 from mlenv.api.yaml_text import Kind, Scalar, YamlMap, describe
 from mlenv.core.redact import has_credentials
 
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: What a variable may be called.
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SUSPICIOUS: Final = re.compile(
     r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|CONNECTION_STRING|(?:^|_)(?:API|ACCESS|PRIVATE|ACCOUNT)?_?KEY$|(?:^|_)PAT$",
     re.IGNORECASE,
@@ -31,7 +32,7 @@ def check_variables(table: YamlMap, findings: Findings, *, path: str) -> tuple[t
     variables = []
     for name, value in table.entries.items():
         where, place = f"{path}.{name}", table.keys[name].place
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             findings.add(
                 InvalidField(
                     "not the name of an environment variable",

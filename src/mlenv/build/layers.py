@@ -103,7 +103,7 @@ def build_layers(
     if missing:
         if reason := unlike_reference(recipe.compression):
             progress.warn(f"layers made here may differ in their bytes from those made elsewhere: {reason}")
-        found |= _build_missing(missing, recipe, blobs, cache, compiler, progress)
+        found |= _build_missing(missing, recipe, blobs, cache, compiler, len(found), progress)
     return [found[key] for key in keys]
 
 
@@ -113,6 +113,7 @@ def _build_missing(
     blobs: Blobs,
     cache: LayerCache,
     compiler: "Compiler | None",
+    reused: int,
     progress: Progress,
 ) -> dict[Digest, Layer]:
     """The largest first, so that no long one is left alone at the end."""
@@ -133,6 +134,7 @@ def _build_missing(
             return layer
 
         layers = in_threads(layer, ordered, workers=_WRITERS)
+        step.note(f"{len(missing)} new, {reused} reused")
     return dict(zip((key for key, _ in ordered), layers, strict=True))
 
 

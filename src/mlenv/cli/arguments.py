@@ -22,12 +22,14 @@ def add_reference(parser: argparse.ArgumentParser, *, version: bool = True, labe
 
 
 def add_workspace(parser: argparse.ArgumentParser) -> None:
-    """Azure's addressing. This store has one workspace, which all of it means."""
-    group = parser.add_argument_group("accepted for Azure: this store has one workspace")
-    group.add_argument("-g", "--resource-group", metavar="GROUP", help="taken for the one there is")
-    group.add_argument("-w", "--workspace-name", metavar="WORKSPACE", help="taken for the one there is")
-    group.add_argument("--registry-name", metavar="REGISTRY", help="refused: there are no registries here")
-    group.add_argument("--subscription", metavar="ID", help="taken for the one there is")
+    """Azure's addressing. The embedded store has one workspace, which all of it means."""
+    group = parser.add_argument_group("where on a server; without one, there is one workspace")
+    group.add_argument(
+        "-w", "--workspace-name", metavar="WORKSPACE", help="the workspace (default: $MLENV_WORKSPACE, or default)"
+    )
+    group.add_argument("--registry-name", metavar="REGISTRY", help="a registry instead (default: $MLENV_REGISTRY)")
+    group.add_argument("-g", "--resource-group", metavar="GROUP", help="accepted for Azure: names are unique here")
+    group.add_argument("--subscription", metavar="ID", help="accepted for Azure")
 
 
 def to_reference(namespace: argparse.Namespace) -> Reference:
@@ -62,9 +64,19 @@ def to_optional_reference(namespace: argparse.Namespace) -> Reference | None:
         reference = replace(reference, version=parse_version(version))
     if label is not None:
         reference = replace(reference, label=parse_label(label))
-    if namespace.registry_name is not None and reference.registry is None:
-        reference = replace(reference, registry=namespace.registry_name, workspace=None)
-    return reference
+    _place(namespace, reference)
+    return replace(reference, registry=None, workspace=None)
+
+
+def _place(namespace: argparse.Namespace, reference: Reference) -> None:
+    """A workspace or registry that the reference itself names counts as named by its flag, which may not say another."""
+    workspace = reference.workspace.name if reference.workspace else None
+    if reference.registry is not None:
+        if namespace.registry_name not in {None, reference.registry}:
+            raise UsageError(f"which registry? {reference.registry!r} and {namespace.registry_name!r} are both given")
+        namespace.registry_name, namespace.workspace_name = reference.registry, None
+    elif workspace is not None and namespace.registry_name is None:
+        namespace.workspace_name = workspace
 
 
 def to_mapping(flag: str, texts: Iterable[str]) -> dict[str, str]:

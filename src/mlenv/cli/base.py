@@ -50,7 +50,7 @@ def _create_settings(namespace: argparse.Namespace) -> Create:
 
 
 def _create(settings: Create, context: Context) -> int:
-    base = context.embedded.bases.create(
+    base = context.store.bases.create(
         settings.image,
         name=settings.name,
         packages=settings.packages,
@@ -75,7 +75,7 @@ def _import_settings(namespace: argparse.Namespace) -> Import:
 
 
 def _import(settings: Import, context: Context) -> int:
-    base = context.embedded.bases.import_(settings.source, settings.name, settings.platform, progress=context.progress)
+    base = context.store.bases.import_(settings.source, settings.name, settings.platform, progress=context.progress)
     context.printer.data(_document(settings.name, base))
     return ExitStatus.DONE
 
@@ -89,7 +89,7 @@ def _list_settings(_: argparse.Namespace) -> None:
 
 
 def _list(_: None, context: Context) -> int:
-    names = context.embedded.bases.names()
+    names = context.store.bases.names()
     document = [{"name": name, "digest": str(digest)} for name, digest in names.items()]
     context.printer.data(document, (Column("Name", "name"), Column("Digest", "digest")))
     if not document:
@@ -106,7 +106,7 @@ def _show_settings(namespace: argparse.Namespace) -> Show:
 
 
 def _show(settings: Show, context: Context) -> int:
-    base = context.embedded.bases.need(settings.name, progress=context.progress)
+    base = context.store.bases.need(settings.name, progress=context.progress)
     context.printer.data(_document(settings.name, base))
     return ExitStatus.DONE
 

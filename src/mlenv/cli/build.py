@@ -40,12 +40,12 @@ def _lock_settings(namespace: argparse.Namespace) -> LockSettings:
 
 
 def _lock(settings: LockSettings, context: Context) -> int:
-    embedded = context.embedded
-    version = embedded.environments.version(settings.reference)
-    platforms = (settings.platform,) if settings.platform else embedded.platforms_of(version)
+    store = context.store
+    version = store.environments.version(settings.reference)
+    platforms = (settings.platform,) if settings.platform else store.platforms_of(version)
     if settings.to and len(platforms) > 1:
         raise UsageError("one file can't hold the locks of several platforms", "choose one with --platform")
-    locks = [embedded.locking.lock(version, each, settings.options, progress=context.progress) for each in platforms]
+    locks = [store.locking.lock(version, each, settings.options, progress=context.progress) for each in platforms]
     if settings.to is None:
         documents = [_lock_document(str(version), each) for each in locks]
         if context.printer.tabular:
@@ -57,7 +57,7 @@ def _lock(settings: LockSettings, context: Context) -> int:
     else:
         if not settings.to.parent.is_dir():
             raise InvalidInput(f"can't write {settings.to}: there is no directory {settings.to.parent}")
-        embedded.locking.write(locks[0], settings.to)
+        store.locking.write(locks[0], settings.to)
         context.printer.say(f"wrote {settings.to}")
     return ExitStatus.DONE
 
@@ -130,12 +130,12 @@ def _build_settings(namespace: argparse.Namespace) -> BuildSettings:
 
 
 def _build(settings: BuildSettings, context: Context) -> int:
-    embedded = context.embedded
-    version = embedded.environments.version(settings.reference)
-    platforms = (settings.platform,) if settings.platform else embedded.platforms_of(version)
+    store = context.store
+    version = store.environments.version(settings.reference)
+    platforms = (settings.platform,) if settings.platform else store.platforms_of(version)
     documents = []
     for platform in platforms:
-        built = embedded.building.build(
+        built = store.building.build(
             version,
             platform,
             compression=settings.compression,
@@ -207,13 +207,13 @@ def _export(settings: ExportSettings, context: Context) -> int:
     from mlenv.build.export import export_image, require_target
     from mlenv.core.image_name import name_of_version
 
-    embedded = context.embedded
-    version = embedded.environments.version(settings.reference)
-    platforms = (settings.platform,) if settings.platform else embedded.platforms_of(version)
+    store = context.store
+    version = store.environments.version(settings.reference)
+    platforms = (settings.platform,) if settings.platform else store.platforms_of(version)
     if len(platforms) > 1:
         raise UsageError("an export holds the image of one platform", "choose one with --platform")
     require_target(settings.to, force=settings.force)
-    built = embedded.building.build(
+    built = store.building.build(
         version,
         platforms[0],
         compression=settings.compression,
@@ -222,7 +222,7 @@ def _export(settings: ExportSettings, context: Context) -> int:
     )
     name = name_of_version(version.name, version.version)
     with context.progress.step(f"Writing {settings.to}"):
-        export_image(built.image, settings.to, embedded.blobs, name=name, force=settings.force)
+        export_image(built.image, settings.to, store.blobs, name=name, force=settings.force)
     context.printer.data({"environment": str(version), "image": str(built.image.manifest.digest), "to": settings.to})
     return ExitStatus.DONE
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mlenv.cli.arguments import add_reference, to_optional_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
@@ -17,6 +17,10 @@ from mlenv.core.lock import Lock
 from mlenv.core.platform import Platform
 from mlenv.core.reference import Reference
 from mlenv.errors import InvalidInput, MlenvError
+
+if TYPE_CHECKING:
+    from mlenv.remote import Remote
+    from mlenv.wiring import Embedded
 
 #: How many files of a package a table names.
 _FILES_SHOWN: Final = 3
@@ -86,12 +90,12 @@ def active_python() -> Path | None:
 
 
 def _check(settings: CheckSettings, context: Context) -> int:
-    embedded = context.embedded
+    store = context.store
     if settings.container:
         assert settings.reference is not None
-        version = embedded.environments.version(settings.reference)
+        version = store.environments.version(settings.reference)
         _require_packages(version)
-        inspection, lock = embedded.running.inspect_container(version, progress=context.progress)
+        inspection, lock = store.running.inspect_container(version, progress=context.progress)
     else:
         from mlenv.run.inspect import installed_in
 
@@ -137,11 +141,11 @@ def _lock(settings: CheckSettings, context: Context, own: str | None, prefix: st
         if own is None:
             raise UsageError(f"{prefix} has no lock of its own", "say which environment it should be: NAME:VERSION")
         return Lock.from_pylock(own)
-    embedded = context.embedded
-    version = embedded.environments.version(settings.reference)
+    store = context.store
+    version = store.environments.version(settings.reference)
     _require_packages(version)
-    platform = settings.platform or embedded.host_platform
-    lock = embedded.locking.find(version, platform)
+    platform = settings.platform or store.host_platform
+    lock = store.locking.find(version, platform)
     if lock is None:
         raise UsageError(f"{version} is not locked for {platform}", f"lock it with `mlenv environment lock {version}`")
     return lock
@@ -172,10 +176,12 @@ def _diff_settings(namespace: argparse.Namespace) -> DiffSettings:
     return DiffSettings(Reference.parse(namespace.old), Reference.parse(namespace.new), to_platform(namespace))
 
 
-def _lock_to_compare(version: EnvironmentVersion, platform: Platform, context: Context) -> Lock | None:
+def _lock_to_compare(
+    version: EnvironmentVersion, platform: Platform, store: "Embedded | Remote", context: Context
+) -> Lock | None:
     """A version's lock, or None, with a warning, where there is none and none can be made: the specs still compare."""
     try:
-        return context.embedded.locking.lock(version, platform, progress=context.progress)
+        return store.locking.lock(version, platform, progress=context.progress)
     except MlenvError as error:
         context.printer.warn(f"only the specs are compared, since {version} can't be locked: {error}")
         return None
@@ -185,10 +191,14 @@ def _diff(settings: DiffSettings, context: Context) -> int:
     from mlenv.cli.difference import render
     from mlenv.core.diff import compare_environments
 
-    embedded = context.embedded
-    old, new = (embedded.environments.version(each) for each in (settings.old, settings.new))
-    platform = settings.platform or embedded.host_platform
-    locks = [_lock_to_compare(each, platform, context) for each in (old, new)]
+    stores = [context.store_of(each) for each in (settings.old, settings.new)]
+    old, new = (
+        store.environments.version(each) for store, each in zip(stores, (settings.old, settings.new), strict=True)
+    )
+    platform = settings.platform or stores[0].host_platform
+    locks = [
+        _lock_to_compare(each, platform, store, context) for store, each in zip(stores, (old, new), strict=True)
+    ]
     difference = compare_environments((old.spec, locks[0]), (new.spec, locks[1]))
     if context.printer.output is Output.TABLE:
         context.printer.text(render(old, new, difference))

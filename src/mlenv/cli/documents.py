@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -9,9 +10,6 @@ from mlenv.cli.printer import Column
 from mlenv.core.environment import Environment, EnvironmentVersion, LabelChange
 from mlenv.core.reference import LabelName, Reference, Workspace
 from mlenv.core.spec import Index, Requirement, Route, Sources, Spec
-
-#: How the embedded store's one workspace is addressed on Azure's terms.
-WORKSPACE: Final = Workspace("00000000-0000-0000-0000-000000000000", "local", "default")
 
 VERSION_COLUMNS: Final = (
     Column("Name", "name"),
@@ -28,10 +26,15 @@ ENVIRONMENT_COLUMNS: Final = (
 LABEL_COLUMNS: Final = (Column("Label", "label"), Column("Version", "version"), Column("Set", "set_at"))
 
 
-def version_document(version: EnvironmentVersion) -> dict[str, Any]:
-    """One version. What is not set is left out, but for description and tags."""
+def version_document(version: EnvironmentVersion, place: Workspace | str) -> dict[str, Any]:
+    """
+    One version. What is not set is left out, but for description and tags.
+
+    Args:
+        place: The workspace's address, or the registry's name.
+    """
     document: dict[str, Any] = {
-        "id": f"azureml:{Reference(version.name, version=version.version, workspace=WORKSPACE)}",
+        "id": _id(Reference(version.name, version=version.version), place),
         "name": version.name,
         "version": version.version,
         "description": version.description,
@@ -43,10 +46,10 @@ def version_document(version: EnvironmentVersion) -> dict[str, Any]:
     return document
 
 
-def environment_document(environment: Environment) -> dict[str, Any]:
+def environment_document(environment: Environment, place: Workspace | str) -> dict[str, Any]:
     """One environment as a whole."""
     return {
-        "id": f"azureml:{Reference(environment.name, workspace=WORKSPACE)}",
+        "id": _id(Reference(environment.name), place),
         "name": environment.name,
         "latest_version": environment.latest_version,
         "next_version": environment.next_version,
@@ -72,6 +75,13 @@ def label_documents(labels: dict[LabelName, list[LabelChange]]) -> list[dict[str
 def rfc3339(time: datetime) -> str:
     """`2026-11-22T14:25:00.123456Z`, always with microseconds, so that it sorts as text."""
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _id(reference: Reference, place: Workspace | str) -> str:
+    """The reference in full: an ARM id, or that of a registry."""
+    if isinstance(place, str):
+        return str(replace(reference, registry=place))
+    return f"azureml:{replace(reference, workspace=place)}"
 
 
 def _times(created: datetime, modified: datetime) -> dict[str, str]:

@@ -72,10 +72,6 @@ def _create_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _create_settings(namespace: argparse.Namespace) -> CreateSettings:
-    if namespace.registry_name is not None:
-        from mlenv.service.environments import RegistryNotHere
-
-        raise RegistryNotHere(namespace.registry_name)
     if namespace.file is None and namespace.name is None and not namespace.set:
         raise UsageError("nothing to create", "give a file with --file, or --name with --image and the like")
     return CreateSettings(
@@ -119,12 +115,12 @@ def _create(settings: CreateSettings, context: Context) -> int:
     )
     for warning in definition.warnings:
         context.printer.warn(warning)
-    created = context.embedded.environments.create(definition)
+    created = context.store.environments.create(definition)
     if created.new:
         context.printer.say(f"created {created.version}")
     else:
         context.printer.say(f"{created.version} is there already, with the same content")
-    context.printer.data(version_document(created.version), VERSION_COLUMNS)
+    context.printer.data(version_document(created.version, context.store.place), VERSION_COLUMNS)
     return ExitStatus.DONE
 
 
@@ -135,7 +131,9 @@ create: Final = Verb(_create_arguments, _create_settings, _create)
 
 
 def _show(reference: Reference, context: Context) -> int:
-    context.printer.data(version_document(context.embedded.environments.version(reference)), VERSION_COLUMNS)
+    context.printer.data(
+        version_document(context.store.environments.version(reference), context.store.place), VERSION_COLUMNS
+    )
     return ExitStatus.DONE
 
 
@@ -165,23 +163,22 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 def _list_settings(namespace: argparse.Namespace) -> ListSettings:
     view = View.ALL if namespace.include_archived else View.ARCHIVED if namespace.archived_only else View.ACTIVE
     reference = to_optional_reference(namespace)
-    if reference is None and namespace.registry_name is not None:
-        from mlenv.service.environments import RegistryNotHere
-
-        raise RegistryNotHere(namespace.registry_name)
     return ListSettings(reference, view, namespace.max_results)
 
 
 def _list(settings: ListSettings, context: Context) -> int:
-    environments = context.embedded.environments
+    environments = context.store.environments
     if settings.reference is None:
-        found = [environment_document(each) for each in environments.environments(settings.view, limit=settings.limit)]
+        found = [
+            environment_document(each, context.store.place)
+            for each in environments.environments(settings.view, limit=settings.limit)
+        ]
         context.printer.data(found, ENVIRONMENT_COLUMNS)
         if not found and settings.view is View.ACTIVE:
             context.printer.say("there is none yet: `mlenv environment create --file environment.yml`")
     else:
         versions = environments.versions(settings.reference, settings.view, limit=settings.limit)
-        context.printer.data([version_document(each) for each in versions], VERSION_COLUMNS)
+        context.printer.data([version_document(each, context.store.place) for each in versions], VERSION_COLUMNS)
     return ExitStatus.DONE
 
 
@@ -274,8 +271,8 @@ def _tag(key: str) -> str:
 
 
 def _update(settings: UpdateSettings, context: Context) -> int:
-    version = context.embedded.environments.update(settings.reference, settings.change)
-    context.printer.data(version_document(version), VERSION_COLUMNS)
+    version = context.store.environments.update(settings.reference, settings.change)
+    context.printer.data(version_document(version, context.store.place), VERSION_COLUMNS)
     return ExitStatus.DONE
 
 
@@ -286,7 +283,7 @@ update: Final = Verb(_update_arguments, _update_settings, _update)
 
 
 def _set_archived(reference: Reference, context: Context, *, archived: bool) -> int:
-    changed = context.embedded.environments.set_archived(reference, archived)
+    changed = context.store.environments.set_archived(reference, archived)
     what = getattr(changed, "version", None)
     done = "archived" if archived else "restored"
     context.printer.say(f"{done} {changed}" if what else f"{done} {reference.name}, with all its versions")

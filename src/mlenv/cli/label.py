@@ -28,7 +28,7 @@ def _set_settings(namespace: argparse.Namespace) -> SetSettings:
 
 
 def _set(settings: SetSettings, context: Context) -> int:
-    version = context.embedded.environments.set_label(settings.reference, settings.label)
+    version = context.store.environments.set_label(settings.reference, settings.label)
     context.printer.say(f"{version.name}@{settings.label} is now {version}")
     return ExitStatus.DONE
 
@@ -41,7 +41,7 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(reference: Reference, context: Context) -> int:
-    context.printer.data(label_documents(context.embedded.environments.labels(reference)), LABEL_COLUMNS)
+    context.printer.data(label_documents(context.store.environments.labels(reference)), LABEL_COLUMNS)
     return ExitStatus.DONE
 
 

@@ -49,7 +49,7 @@ def _run(arguments: Sequence[str]) -> int:
     if parsed.verb is None:
         printer.text(parsed.text or "")
         return ExitStatus.DONE
-    context = Context(printer)
+    context = Context(printer, general.where)
     try:
         return parsed.verb.run(parsed.settings, context)
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from mlenv.cli.command import UsageError, Verb
+from mlenv.cli.command import ANYWHERE, UsageError, Verb, Where
 from mlenv.cli.printer import Output
 
 
@@ -36,6 +36,8 @@ class Command:
 
 
 _ENVIRONMENT: Final = "mlenv.cli.environment"
+#: Options with a value that may stand before the words of a command.
+_BEFORE: Final = frozenset({"-o", "--output", "--query", "--server", "--ca"})
 
 COMMANDS: Final = Command(
     "mlenv",
@@ -74,6 +76,16 @@ COMMANDS: Final = Command(
         Command("check", "Compare what is installed with what is locked.", "mlenv.cli.check:check"),
         Command("diff", "Compare two versions.", "mlenv.cli.check:diff"),
         Command(
+            "build",
+            "Look after builds on a server.",
+            children=(
+                Command("list", "List builds, the newest first.", "mlenv.cli.builds:list_all"),
+                Command("show", "Print one build.", "mlenv.cli.builds:show"),
+                Command("logs", "Print a build's log, or follow it.", "mlenv.cli.builds:logs"),
+                Command("cancel", "Cancel a build.", "mlenv.cli.builds:cancel"),
+            ),
+        ),
+        Command(
             "base",
             "Keep base images.",
             children=(
@@ -87,6 +99,77 @@ COMMANDS: Final = Command(
             "store",
             "Look after the store.",
             children=(Command("verify", "Check that everything named is whole.", "mlenv.cli.store:verify"),),
+        ),
+        Command(
+            "server",
+            "Serve environments to a team.",
+            children=(
+                Command("start", "Start the server.", "mlenv.cli.server:start"),
+                Command("ca", "Print where the certificate is that clients must trust.", "mlenv.cli.server:ca"),
+                Command("config", "List all settings, and where each came from.", "mlenv.cli.server:config"),
+                Command("token", "Make a token for an administrator who lost theirs.", "mlenv.cli.server:token"),
+            ),
+        ),
+        Command(
+            "worker",
+            "Build and run jobs for a server, on this machine.",
+            children=(Command("start", "Start a worker.", "mlenv.cli.server:worker_start"),),
+        ),
+        Command("login", "Log in to a server, which is the one that is meant from now on.", "mlenv.cli.login:login"),
+        Command("logout", "Log out of a server, and forget the token.", "mlenv.cli.login:logout"),
+        Command("whoami", "Say who you are on the server.", "mlenv.cli.login:whoami"),
+        Command(
+            "workspace",
+            "Make and find a server's workspaces.",
+            children=(
+                Command("create", "Make a workspace.", "mlenv.cli.workspace:create"),
+                Command("list", "List the workspaces that you may see.", "mlenv.cli.workspace:list_all"),
+                Command("show", "Print one workspace.", "mlenv.cli.workspace:show"),
+            ),
+        ),
+        Command(
+            "registry",
+            "Make and find a server's registries.",
+            children=(
+                Command("create", "Make a registry.", "mlenv.cli.registry:create"),
+                Command("list", "List the registries that you may see.", "mlenv.cli.registry:list_all"),
+                Command("show", "Print one registry.", "mlenv.cli.registry:show"),
+            ),
+        ),
+        Command(
+            "token",
+            "Make and revoke what programs and people show to a server.",
+            children=(
+                Command("create", "Make a token; its secret is shown once.", "mlenv.cli.token:create"),
+                Command("list", "List tokens.", "mlenv.cli.token:list_all"),
+                Command("revoke", "Make a token worthless.", "mlenv.cli.token:revoke"),
+            ),
+        ),
+        Command(
+            "principal",
+            "Say who is known to a server.",
+            children=(
+                Command("create", "Register a program.", "mlenv.cli.role:create_principal"),
+                Command("list", "List everybody.", "mlenv.cli.role:list_principals"),
+            ),
+        ),
+        Command(
+            "role",
+            "Say who may do what on a server.",
+            children=(
+                Command("set", "Give somebody a role.", "mlenv.cli.role:set_role"),
+                Command("remove", "Take somebody's role away.", "mlenv.cli.role:remove"),
+                Command("list", "List who has which role.", "mlenv.cli.role:list_all"),
+            ),
+        ),
+        Command(
+            "audit",
+            "See what was changed on a server, and by whom.",
+            children=(
+                Command("list", "List changes, the newest first.", "mlenv.cli.audit:list_all"),
+                Command("export", "Write all changes as JSON lines.", "mlenv.cli.audit:export"),
+                Command("verify", "Check that no change was altered, removed or inserted.", "mlenv.cli.audit:verify"),
+            ),
         ),
         Command("doctor", "Say what this machine has, and what is missing.", "mlenv.cli.doctor:doctor"),
         Command("schema", "Print the JSON Schema of the environment YAML.", "mlenv.cli.schema:schema"),
@@ -104,12 +187,14 @@ class Globals:
         query: A JMESPath expression over it, or None.
         verbose: Tell more, above all about errors.
         quiet: Tell only errors.
+        where: Which store it works with.
     """
 
     output: Output = Output.JSON
     query: str | None = None
     verbose: bool = False
     quiet: bool = False
+    where: Where = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +269,7 @@ def _walk(arguments: list[str]) -> tuple[list[str], Command, list[str]]:
         word = arguments.pop(0)
         if word.startswith("-"):
             rest.append(word)
-            if word in {"-o", "--output", "--query"} and arguments:
+            if word in _BEFORE and arguments:
                 rest.append(arguments.pop(0))
             continue
         following = next((each for each in command.children if each.name == word), None)
@@ -225,6 +310,14 @@ def _add_globals(parser: argparse.ArgumentParser, default: Output) -> None:
     group.add_argument("--query", metavar="JMESPATH", help="print only this part of the data (jmespath.org)")
     group.add_argument("--verbose", "--debug", action="store_true", help="tell more, above all about errors")
     group.add_argument("--quiet", "--only-show-errors", action="store_true", help="tell only errors")
+    known = parser._option_string_actions
+    if "--server" not in known:
+        group.add_argument(
+            "--server", metavar="URL", help="work with this server (default: $MLENV_SERVER, or that of `mlenv login`)"
+        )
+        group.add_argument("--embedded", action="store_true", help="work with this machine's own store")
+    if "--ca" not in known:
+        group.add_argument("--ca", metavar="FILE", help="the server's certificate authority (default: $MLENV_CA)")
 
 
 def _globals(namespace: argparse.Namespace, default: str) -> Globals:
@@ -234,7 +327,23 @@ def _globals(namespace: argparse.Namespace, default: str) -> Globals:
     except ValueError:
         where = "--output" if namespace.output else "MLENV_OUTPUT"
         raise UsageError(f"{where}: no output format is called {text!r}", f"use {', '.join(Output)}") from None
-    return Globals(output, namespace.query, namespace.verbose, namespace.quiet)
+    return Globals(output, namespace.query, namespace.verbose, namespace.quiet, _where(namespace))
+
+
+def _where(namespace: argparse.Namespace) -> Where:
+    server: str | None = getattr(namespace, "server", None)
+    if getattr(namespace, "embedded", False):
+        if server:
+            raise UsageError("--server and --embedded contradict each other", "give one of them")
+        server = ""
+    if server is not None and not isinstance(server, str):
+        server = None
+    return Where(
+        server,
+        getattr(namespace, "ca", None),
+        getattr(namespace, "workspace_name", None),
+        getattr(namespace, "registry_name", None),
+    )
 
 
 def _no_command(word: str, words: list[str], command: Command) -> UsageError:

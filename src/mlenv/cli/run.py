@@ -86,7 +86,7 @@ def _shell_settings(namespace: argparse.Namespace) -> RunSettings:
 def _version(settings: RunSettings, context: Context) -> EnvironmentVersion:
     if settings.file is None:
         assert settings.reference is not None
-        return context.embedded.environments.version(settings.reference)
+        return context.store.environments.version(settings.reference)
     from mlenv.api.definition import load_definition
 
     reference = settings.reference
@@ -98,7 +98,7 @@ def _version(settings: RunSettings, context: Context) -> EnvironmentVersion:
     )
     for warning in definition.warnings:
         context.printer.warn(warning)
-    created = context.embedded.environments.create(definition)
+    created = context.store.environments.create(definition)
     context.printer.say(f"{'created' if created.new else 'using'} {created.version}")
     return created.version
 
@@ -118,7 +118,7 @@ def _options(settings: RunSettings) -> "RunOptions":
 
 def _execute(settings: RunSettings, context: Context, kind: str) -> "Ended":
     version = _version(settings, context)
-    running = context.embedded.running
+    running = context.store.running
     run = running.run_local if settings.engine == "local" else running.run_container
     return run(version, settings.command, _options(settings), kind=kind, progress=context.progress)
 
@@ -148,7 +148,7 @@ def _shell(settings: RunSettings, context: Context) -> int:
 
 def _bash_start(context: Context) -> Path:
     """What bash reads at its start: the user's own, which may set PATH and prompt, and then ours."""
-    path = context.embedded.directory("cache") / "shell.bashrc"
+    path = context.store.directory("cache") / "shell.bashrc"
     path.write_text(_BASH_START)
     return path
 
@@ -189,9 +189,9 @@ def _kernel(settings: KernelSettings, context: Context) -> int:
     from mlenv.run.kernel import install_kernel
     from mlenv.service.running import RunOptions
 
-    version = context.embedded.environments.version(settings.reference)
+    version = context.store.environments.version(settings.reference)
     # Made ready now, so that the kernel starts at once when a notebook asks for it.
-    here = context.embedded.running.local(version, RunOptions(python=settings.python), progress=context.progress)
+    here = context.store.running.local(version, RunOptions(python=settings.python), progress=context.progress)
     installed = install_kernel(
         version.name,
         version.version,

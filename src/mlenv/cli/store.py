@@ -21,7 +21,7 @@ def _settings(_: argparse.Namespace) -> Settings:
 
 
 def _verify(_: Settings, context: Context) -> int:
-    findings = context.embedded.verifying.verify(progress=context.progress)
+    findings = context.store.verifying.verify(progress=context.progress)
     harm = [each for each in findings if each.harm]
     document = [{"harm": each.harm, "finding": each.text} for each in findings]
     context.printer.data(document, (Column("Harm", "harm"), Column("Finding", "finding")))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from mlenv.core.reference import EnvironmentName, LabelName, VersionName
 from mlenv.core.spec import Spec
@@ -29,6 +30,8 @@ class Definition:
         description: Free text, or None.
         tags: Free text by free text.
         warnings: What the user should know about the files, one sentence each.
+        details: What goes with the version and says nothing of its content (`properties`, `stage` and the like, as
+            Azure's client has them), as JSON data. Given anew, its entries replace stored ones.
     """
 
     name: EnvironmentName
@@ -37,16 +40,18 @@ class Definition:
     description: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentVersion:
     """
-    One immutable spec under a name. Only description, tags and archived ever change.
+    One immutable spec under a name. Only description, tags, details and archived ever change.
 
     Attributes:
         archived: This version is hidden from lists by itself, or its environment is archived. Still usable.
         created_at, modified_at: UTC.
+        details: As in `Definition`.
     """
 
     name: EnvironmentName
@@ -57,6 +62,7 @@ class EnvironmentVersion:
     archived: bool
     created_at: datetime
     modified_at: datetime
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"

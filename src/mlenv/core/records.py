@@ -1,8 +1,10 @@
 """What the registry remembers of work done: builds, images, and uses of environments."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from mlenv.core.digest import Digest
 from mlenv.core.layer import Compression
@@ -13,9 +15,16 @@ from mlenv.core.reference import EnvironmentName, VersionName
 class BuildStatus(StrEnum):
     """Where a build stands."""
 
+    QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self not in {BuildStatus.QUEUED, BuildStatus.RUNNING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,15 @@ class BuildRecord:
         image: The manifest's digest, once it succeeded.
         error: One line, if it failed.
         steps: Finished steps, in order.
-        started_at, ended_at: UTC.
+        queued_at: When it was asked for, if it waited in a queue.
+        started_at: When it was begun; for one that is queued, when it was asked for.
+        ended_at: All times are UTC.
+        compression: Of the layers that are added; None where it was not recorded.
+        options: What a queued build was asked for besides, as JSON data.
+        priority: 1 is taken first; None if it never waited.
+        requested_by: The name of who asked, or None for the store's own user.
+        attempts: How often it was begun.
+        log: The whole log, once it has ended; None if none was kept.
     """
 
     id: str
@@ -69,6 +86,13 @@ class BuildRecord:
     image: Digest | None = None
     error: str | None = None
     steps: tuple[TimedStep, ...] = ()
+    queued_at: datetime | None = None
+    compression: Compression | None = None
+    options: Mapping[str, Any] | None = None
+    priority: int | None = None
+    requested_by: str | None = None
+    attempts: int = 0
+    log: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from mlenv.build.interface import Blobs
 from mlenv.build.validate import load_image
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.image import Image
+from mlenv.core.image_name import full_name
 from mlenv.core.layer import Compression, plan_layers
 from mlenv.core.lock import Lock
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
-from mlenv.core.progress import Progress
+from mlenv.core.progress import Progress, Silent
 from mlenv.core.records import BuildRecord, BuildStatus, ImageKey
 from mlenv.core.redact import redact
 from mlenv.errors import InvalidInput
@@ -38,7 +39,7 @@ class BuildResult:
 
     Attributes:
         image: The image, in the store.
-        record: The build that made it; None if the image was there already.
+        record: The build that made it; None if the image was there already, or no record was to be kept.
         lock: What it was made from.
         new_layers, layers: How many of the environment's layers were made now, of how many.
     """
@@ -85,10 +86,14 @@ class Building:
         *,
         compression: Compression = Compression.ZSTD,
         options: LockOptions | None = None,
+        recorded: bool = True,
         progress: Progress,
     ) -> BuildResult:
         """
         The version's image for a platform: the one that was built, or else one built now.
+
+        Args:
+            recorded: Whether a record is kept of a build that is made now. One that was queued has its own.
 
         Raises:
             NoBase, BaseNotHere, BaseDoesNotFit: There is nothing to build on.
@@ -111,7 +116,32 @@ class Building:
         with self._exclusive(f"image-{key.lock.hex}-{key.base.hex}-{compression}"):
             if (found := self._find(key)) is not None:
                 return BuildResult(found, None, lock, 0, count)
-            return self._recorded(version, lock, base, key, progress)
+            if recorded:
+                return self._recorded(version, lock, base, key, progress)
+            image, new, count = self._maker().make(version, lock, base, key, progress=progress)
+            return BuildResult(image, None, lock, new, count)
+
+    def find(
+        self,
+        version: EnvironmentVersion,
+        platform: Platform,
+        compression: Compression = Compression.ZSTD,
+        options: LockOptions | None = None,
+    ) -> Image | None:
+        """
+        The version's image, if it was built. Nothing is made or fetched.
+
+        Raises:
+            LockDiffers: The version is locked with other options than these.
+            LockLost: Its lock can't be read.
+        """
+        if version.spec.image is None or self._locking.is_missing(version, platform):
+            return None
+        lock = self._locking.lock(version, platform, options, progress=Silent())
+        base = lock.base
+        if base is None or not self._blobs.has(base):
+            base = self._bases.names().get(full_name(version.spec.image))
+        return None if base is None else self._find(ImageKey(lock.digest, base, version.spec.digest, compression))
 
     def _find(self, key: ImageKey) -> Image | None:
         manifest = self._registry.image_of(key)

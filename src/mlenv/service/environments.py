@@ -158,16 +158,28 @@ class Environments:
             limit,
         )
 
-    def update(self, reference: Reference, change: Change) -> EnvironmentVersion:
+    def update(
+        self,
+        reference: Reference,
+        change: Change,
+        *,
+        archived: bool | None = None,
+        only_if: Callable[[EnvironmentVersion], bool] | None = None,
+    ) -> EnvironmentVersion:
         """
         Change description and tags, over whatever others change at the same time.
+
+        Args:
+            archived: Whether this version by itself is archived from now on; None leaves that.
+            only_if: Says of the version as it stands whether it may be changed.
 
         Raises:
             EnvironmentNotFound, VersionNotFound, LabelNotFound, NoVersions, RegistryNotHere: It is not there.
             InvalidText: The result can't be kept, or a tag to remove is not there.
-            VersionChanged: Others changed it, again and again.
+            EnvironmentArchived: It is to be restored while its environment is archived.
+            VersionChanged: It may not be changed as it stands, or others changed it, again and again.
         """
-        return self._save(self.version(reference), change)
+        return self._save(self.version(reference), change, archived=archived, only_if=only_if)
 
     def set_archived(self, reference: Reference, archived: bool) -> Environment | EnvironmentVersion:
         """
@@ -198,9 +210,18 @@ class Environments:
         environment = self.environment(reference)
         return {label: self._registry.label_history(environment.name, label) for label in environment.labels}
 
-    def _save(self, seen: EnvironmentVersion, change: Change, *, archived: bool | None = None) -> EnvironmentVersion:
+    def _save(
+        self,
+        seen: EnvironmentVersion,
+        change: Change,
+        *,
+        archived: bool | None = None,
+        only_if: Callable[[EnvironmentVersion], bool] | None = None,
+    ) -> EnvironmentVersion:
         """Apply a change to what was seen; if somebody else was quicker, to what that has become."""
         for _ in range(_ATTEMPTS):
+            if only_if is not None and not only_if(seen):
+                break
             description, tags = _applied(change, seen)
             try:
                 return self._registry.update_version(

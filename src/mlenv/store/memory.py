@@ -89,6 +89,7 @@ class MemoryRegistry:
             archived=False,
             created_at=now,
             modified_at=now,
+            details=dict(definition.details),
         )
         self._entries[definition.name] = entry
         entry.versions[version] = made
@@ -143,7 +144,8 @@ class MemoryRegistry:
         if archived is False and entry.archived:
             raise EnvironmentArchived(name, version)
         flag = stored.archived if archived is None else archived
-        return _shown(entry, self._change(entry, stored, now, description, tags, flag))
+        changed = replace(stored, description=description, tags=dict(tags), archived=flag)
+        return _shown(entry, self._change(entry, stored, changed, now))
 
     @_locked
     def set_archived(self, name: EnvironmentName, archived: bool, *, now: datetime) -> Environment:
@@ -304,7 +306,9 @@ class MemoryRegistry:
             entry.modified_at = _later(now, entry.modified_at)
             stored = entry.versions[stored.version]
         description = stored.description if definition.description is None else definition.description
-        return self._change(entry, stored, now, description, definition.tags or stored.tags, archived=False)
+        tags, details = dict(definition.tags or stored.tags), {**stored.details, **definition.details}
+        changed = replace(stored, description=description, tags=tags, details=details, archived=False)
+        return self._change(entry, stored, changed, now)
 
     def _revive(self, entry: _Entry) -> None:
         if entry.archived:
@@ -312,15 +316,8 @@ class MemoryRegistry:
             _replace_all(entry, (replace(each, archived=True) for each in entry.versions.values()))
 
     def _change(
-        self,
-        entry: _Entry,
-        stored: EnvironmentVersion,
-        now: datetime,
-        description: str | None,
-        tags: Mapping[str, str],
-        archived: bool,
+        self, entry: _Entry, stored: EnvironmentVersion, changed: EnvironmentVersion, now: datetime
     ) -> EnvironmentVersion:
-        changed = replace(stored, description=description, tags=dict(tags), archived=archived)
         if changed != stored:
             changed = replace(changed, modified_at=_later(now, stored.modified_at))
             entry.versions[stored.version] = changed

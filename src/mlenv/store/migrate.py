@@ -6,6 +6,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from mlenv.store.alchemy import sqlite_engine, writing
@@ -25,6 +26,13 @@ def head() -> str | None:
     return ScriptDirectory.from_config(configuration()).get_current_head()
 
 
+def upgrade_over(connection: Connection, revision: str = "head") -> None:
+    """Bring a database to a migration, in the transaction that the connection is in."""
+    config = configuration()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
 def upgrade(path: Path, revision: str = "head") -> None:
     """
     Bring a database file to a migration, all steps in one transaction: a crash leaves what was there before.
@@ -33,11 +41,9 @@ def upgrade(path: Path, revision: str = "head") -> None:
         StoreBusy, StoreFull, StoreUnusable: As for any write.
     """
     engine = sqlite_engine(path)
-    config = configuration()
     try:
         with writing(engine) as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+            upgrade_over(connection, revision)
     except (DBAPIError, sqlite3.Error) as error:
         origin = error.orig if isinstance(error, DBAPIError) else error
         raise meaning(origin or error, path) from error

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from mlenv.core.digest import Digest
 from mlenv.core.facts import BaseFacts, Interpreter
 from mlenv.core.image import Descriptor
-from mlenv.core.layer import Layer
+from mlenv.core.layer import Compression, Layer
 from mlenv.core.platform import Glibc, Platform
 from mlenv.core.records import BuildRecord, BuildStatus, TimedStep, UseRecord
 from mlenv.core.reference import EnvironmentName, VersionName
@@ -76,6 +76,13 @@ def from_build(build: BuildRecord) -> Cells:
         "image": _optional(build.image),
         "error": build.error,
         "steps": json.dumps([[each.title, each.seconds, each.note] for each in build.steps], ensure_ascii=False),
+        "queued_at": _optional_time(build.queued_at),
+        "compression": build.compression.value if build.compression else None,
+        "options": canonical_json(dict(build.options)) if build.options is not None else None,
+        "priority": build.priority,
+        "requested_by": build.requested_by,
+        "attempts": build.attempts,
+        "log": _optional(build.log),
     }
 
 
@@ -92,6 +99,13 @@ def to_build(row: Row) -> BuildRecord:
         image=Digest.parse(row["image"]) if row["image"] else None,
         error=row["error"],
         steps=tuple(TimedStep(*each) for each in json.loads(row["steps"])),
+        queued_at=to_time(row["queued_at"]) if row["queued_at"] else None,
+        compression=Compression(row["compression"]) if row["compression"] else None,
+        options=json.loads(row["options"]) if row["options"] else None,
+        priority=row["priority"],
+        requested_by=row["requested_by"],
+        attempts=row["attempts"] or 0,
+        log=Digest.parse(row["log"]) if row["log"] else None,
     )
 
 

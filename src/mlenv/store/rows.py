@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from mlenv.core.environment import Environment, EnvironmentVersion
 from mlenv.core.reference import EnvironmentName, LabelName, VersionName
@@ -45,7 +46,13 @@ def to_version(row: Row, *, archived: bool) -> EnvironmentVersion:
         archived=archived or bool(row["archived"]),
         created_at=to_time(row["created_at"]),
         modified_at=to_time(row["modified_at"]),
+        details=json.loads(row["details"] or "{}"),
     )
+
+
+def from_details(details: Mapping[str, Any]) -> str | None:
+    """Details as JSON, or None for none."""
+    return canonical_json(dict(details)) if details else None
 
 
 def from_tags(tags: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlenv.core.digest import Digest
 from mlenv.core.environment import Definition, Environment, EnvironmentVersion, LabelChange, View
@@ -23,14 +23,21 @@ from mlenv.store import rows
 from mlenv.store.database import Database, Row, Run
 from mlenv.store.sql_whole import SqlWhole
 
-#: How many names are looked through for a near one.
-_NAMES: Final = 10_000
+if TYPE_CHECKING:
+    from mlenv.core.audit import Author
+
+#: How many names are looked through for a near one: all if there are no more, and otherwise so many of each beginning.
+_NAMES: Final = 200
 #: How many versions a message is offered.
 _NEWEST: Final = 5
 #: Above every sequence number: SQLite's and PostgreSQL's largest integer.
 _TOP: Final = 2**63 - 1
-#: Lowest and highest value of the archived column.
-_BETWEEN: Final = {View.ACTIVE: (0, 0), View.ARCHIVED: (1, 1), View.ALL: (0, 1)}
+#: The value of the archived column; nothing if that does not matter.
+_ARCHIVED: Final[dict[View, dict[str, int]]] = {
+    View.ACTIVE: {"archived": 0},
+    View.ARCHIVED: {"archived": 1},
+    View.ALL: {},
+}
 
 
 class SqlRegistry(SqlWhole):
@@ -40,19 +47,35 @@ class SqlRegistry(SqlWhole):
     Args:
         database: Where the rows are.
         workspace: Whose rows they are; rows of others are not seen.
+        author: Who makes changes, for the audit.
+        audited: Whether every change leaves an audit record, and nothing can be changed without an author
+            (`NoAuthor`), as on a server. What the server itself notes of its work is excepted: builds, uses, images,
+            layers and facts.
     """
 
-    def __init__(self, database: Database, workspace: str = "default") -> None:
-        super().__init__(database, workspace)
+    def __init__(
+        self,
+        database: Database,
+        workspace: str = "default",
+        *,
+        author: "Author | None" = None,
+        audited: bool = False,
+    ) -> None:
+        super().__init__(database, workspace, author=author, audited=audited)
 
     def add_version(self, definition: Definition, *, now: datetime) -> tuple[EnvironmentVersion, bool]:
         """Register a definition; see `service.interface.Registry`."""
+        self._check_author()
         answer = self._database.write(lambda run: self._add(run, definition, now))
         reach("version.committed")
         return answer
 
     def version(self, name: EnvironmentName, version: VersionName) -> EnvironmentVersion:
         """One version. Raises `EnvironmentNotFound`, `VersionNotFound`."""
+
+        row = self._one("shown_version", workspace=self._workspace, name=name, version=version)
+        if row is not None:
+            return rows.to_version(row, archived=bool(row["environment_archived"]))
 
         def work(run: Run) -> EnvironmentVersion:
             environment = self._environment(run, name)
@@ -66,17 +89,11 @@ class SqlRegistry(SqlWhole):
 
     def environments(self, view: View, *, limit: int, after: str | None = None) -> list[Environment]:
         """Environments by name."""
-        lowest, highest = _BETWEEN[view]
+        archived = _ARCHIVED[view]
+        statement = "environments_archived" if archived else "environments"
 
         def work(run: Run) -> list[Environment]:
-            page = run(
-                "environments",
-                workspace=self._workspace,
-                after=after or "",
-                lowest=lowest,
-                highest=highest,
-                limit=limit,
-            )
+            page = run(statement, workspace=self._workspace, after=after or "", limit=limit, **archived)
             return self._with_labels(run, page)
 
         return self._database.read(work)
@@ -90,10 +107,11 @@ class SqlRegistry(SqlWhole):
             archived = bool(self._environment(run, name)["archived"])
             if archived and view is View.ACTIVE:
                 return []
-            lowest, highest = _BETWEEN[View.ALL if archived else view]
+            wanted = _ARCHIVED[View.ALL if archived else view]
+            statement = "versions_archived" if wanted else "versions"
             before = _TOP if after is None else self._sequence(run, name, VersionName(after))
             key = {"workspace": self._workspace, "name": name}
-            page = run("versions", **key, before=before, lowest=lowest, highest=highest, limit=limit)
+            page = run(statement, **key, before=before, limit=limit, **wanted)
             return [rows.to_version(row, archived=archived) for row in page]
 
         return self._database.read(work)
@@ -110,6 +128,7 @@ class SqlRegistry(SqlWhole):
         unless_modified_after: datetime | None = None,
     ) -> EnvironmentVersion:
         """Set what may change; see `service.interface.Registry`."""
+        self._check_author()
 
         def work(run: Run) -> EnvironmentVersion:
             environment = self._environment(run, name, change=True)
@@ -119,24 +138,28 @@ class SqlRegistry(SqlWhole):
             if archived is False and environment["archived"]:
                 raise EnvironmentArchived(name, version)
             flag = row["archived"] if archived is None else int(archived)
-            return self._change(run, environment, row, now=now, description=description, tags=tags, archived=flag)
+            new = {"description": description, "tags": rows.from_tags(tags), "archived": flag}
+            return self._change(run, environment, row, now=now, new=new)
 
         return self._database.write(work)
 
     def set_archived(self, name: EnvironmentName, archived: bool, *, now: datetime) -> Environment:
         """Archive or restore an environment with all its versions. Raises `EnvironmentNotFound`."""
+        self._check_author()
 
         def work(run: Run) -> Environment:
             row = self._environment(run, name, change=True)
             if bool(row["archived"]) != archived:
                 row |= {"archived": int(archived), "modified_at": _later(now, row["modified_at"])}
                 self._save_environment(run, row)
+                self._audit_environment(run, name, archived, now)
             return self._with_labels(run, [row])[0]
 
         return self._database.write(work)
 
     def set_label(self, name: EnvironmentName, label: LabelName, version: VersionName, *, now: datetime) -> None:
         """Point a label at a version, keeping its history. Raises `VersionNotFound`, `ComputedLabel`."""
+        self._check_author()
         if label == LATEST:
             raise ComputedLabel
 
@@ -149,6 +172,8 @@ class SqlRegistry(SqlWhole):
                 return
             number = history[0]["sequence"] + 1 if history else 1
             run("insert_label", **key, sequence=number, version=version, set_at=rows.from_time(now))
+            before = {"version": history[0]["version"]} if history else None
+            self._audit(run, "label.set", f"{name}@{label}", before, {"version": version}, now)
 
         self._database.write(work)
 
@@ -168,15 +193,23 @@ class SqlRegistry(SqlWhole):
         name, digest = definition.name, str(definition.spec.digest)
         found = run("environment_to_change", workspace=self._workspace, name=name)
         environment = found[0] if found else self._new_environment(run, name, now)
-        wanted = definition.version or environment["latest_version"]
-        stored = run("version", workspace=self._workspace, name=name, version=wanted) if wanted else []
+        # The same content may be stored as the version that was asked for, or as the latest. The next is likely free.
+        wanted, free = definition.version or environment["latest_version"], environment["next_version"]
+        key = {"workspace": self._workspace, "name": name}
+        found = run("stored_and_next", **key, stored=wanted, next=free) if wanted else []
+        stored = [row for row in found if row["version"] == wanted]
+        taken = any(row["version"] == free for row in found)
         if stored and stored[0]["spec_digest"] == digest:
             return self._again(run, environment, stored[0], definition, now), False
         if stored and definition.version is not None:
             spec = Spec.from_dict(json.loads(stored[0]["document"]))
             raise VersionConflict(name, definition.version, stored=spec, given=definition.spec)
-        version = definition.version or self._free_version(run, environment)
+        version = definition.version or (self._free_version(run, environment) if taken else free)
+        revived = bool(environment["archived"])
         row = self._insert_version(run, environment, version, definition, now)
+        if revived:
+            self._audit_environment(run, name, False, now)
+        self._audit(run, "version.create", f"{name}:{version}", None, _state(row), now)
         reach("version.added")
         return rows.to_version(row, archived=False), True
 
@@ -207,8 +240,7 @@ class SqlRegistry(SqlWhole):
     ) -> Row:
         document = canonical_json(definition.spec.to_dict())
         spec = {"workspace": self._workspace, "document_digest": str(Digest.of(document.encode()))}
-        if not run("spec", **spec):
-            run("insert_spec", **spec, document=document)
+        run("insert_spec", **spec, document=document)
         self._revive(run, environment)
         time = rows.from_time(now)
         environment |= {
@@ -229,6 +261,7 @@ class SqlRegistry(SqlWhole):
             "archived": 0,
             "created_at": time,
             "modified_at": time,
+            "details": rows.from_details(definition.details),
         }
         run("insert_version", **row)
         return row | {"document": document}
@@ -239,10 +272,13 @@ class SqlRegistry(SqlWhole):
             self._revive(run, environment)
             environment["modified_at"] = _later(now, environment["modified_at"])
             self._save_environment(run, environment)
+            self._audit_environment(run, definition.name, False, now)
             row = self._version(run, definition.name, row["version"])
         description = row["description"] if definition.description is None else definition.description
         tags = definition.tags or json.loads(row["tags"])
-        return self._change(run, environment, row, now=now, description=description, tags=tags, archived=0)
+        details = json.loads(row["details"] or "{}") | dict(definition.details)
+        texts = {"description": description, "tags": rows.from_tags(tags), "details": rows.from_details(details)}
+        return self._change(run, environment, row, now=now, new=texts | {"archived": 0})
 
     def _revive(self, run: Run, environment: Row) -> None:
         """Bring an archived environment back for one of its versions; the others stay archived, each by itself."""
@@ -250,23 +286,22 @@ class SqlRegistry(SqlWhole):
             run("archive_versions", the_workspace=self._workspace, the_name=environment["name"], archived=1)
             environment["archived"] = 0
 
-    def _change(
-        self,
-        run: Run,
-        environment: Row,
-        row: Row,
-        *,
-        now: datetime,
-        description: str | None,
-        tags: Mapping[str, str],
-        archived: int,
-    ) -> EnvironmentVersion:
-        new = {"description": description, "tags": rows.from_tags(tags), "archived": archived}
+    def _change(self, run: Run, environment: Row, row: Row, *, now: datetime, new: Row) -> EnvironmentVersion:
+        new = {"details": row["details"], **new}
         if any(row[column] != value for column, value in new.items()):
             new["modified_at"] = _later(now, row["modified_at"])
             key = {f"the_{column}": row[column] for column in ("workspace", "name", "version")}
             run("update_version", **key, **new)
+            action = "version.update"
+            if row["archived"] != new["archived"]:
+                action = "version.archive" if new["archived"] else "version.restore"
+            subject = f"{row['name']}:{row['version']}"
+            self._audit(run, action, subject, _state(row), _state(row | new), now)
         return rows.to_version(row | new, archived=bool(environment["archived"]))
+
+    def _audit_environment(self, run: Run, name: EnvironmentName, archived: bool, now: datetime) -> None:
+        action = "environment.archive" if archived else "environment.restore"
+        self._audit(run, action, name, {"archived": not archived}, {"archived": archived}, now)
 
     def _save_environment(self, run: Run, row: Row) -> None:
         changing = ("archived", "latest_version", "next_version", "last_sequence", "modified_at")
@@ -276,9 +311,19 @@ class SqlRegistry(SqlWhole):
     def _environment(self, run: Run, name: EnvironmentName, *, change: bool = False) -> Row:
         found = run("environment_to_change" if change else "environment", workspace=self._workspace, name=name)
         if not found:
-            names = run("environment_names", workspace=self._workspace, limit=_NAMES)
-            raise EnvironmentNotFound(name, [row["name"] for row in names])
+            raise EnvironmentNotFound(name, self._names_like(run, name))
         return found[0]
+
+    def _names_like(self, run: Run, name: EnvironmentName) -> list[str]:
+        """Names among which near ones may be. To compare all names of a large store would take longer than all else."""
+        found = [row["name"] for row in run("environment_names", workspace=self._workspace, limit=_NAMES)]
+        if len(found) < _NAMES:
+            return found
+        names: dict[str, None] = {}
+        for first in dict.fromkeys((name[:6], name[:3], name[:1], name[:3].swapcase(), name[:1].swapcase())):
+            page = run("environment_names_from", workspace=self._workspace, first=first, limit=_NAMES // 4)
+            names.update(dict.fromkeys(row["name"] for row in page))
+        return list(names)
 
     def _version(self, run: Run, name: EnvironmentName, version: VersionName) -> Row:
         return self._only(run, name, version, run("version", workspace=self._workspace, name=name, version=version))
@@ -307,6 +352,17 @@ class SqlRegistry(SqlWhole):
             if row["name"] in labels:
                 labels[row["name"]][LabelName(row["label"])] = VersionName(row["version"])
         return [rows.to_environment(row, labels[row["name"]]) for row in page]
+
+
+def _state(row: Row) -> dict[str, Any]:
+    """A version, as audit records tell of it."""
+    return {
+        "spec": row["spec_digest"],
+        "description": row["description"],
+        "tags": json.loads(row["tags"]),
+        "details": json.loads(row["details"] or "{}"),
+        "archived": bool(row["archived"]),
+    }
 
 
 def _later(now: datetime, before: str) -> str:

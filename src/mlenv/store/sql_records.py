@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from mlenv.core.audit import Author
     from mlenv.core.facts import BaseFacts
     from mlenv.core.image import Descriptor
     from mlenv.core.layer import Layer
@@ -30,17 +31,34 @@ if TYPE_CHECKING:
 class SqlRecords(ABC):
     """The part of `SqlRegistry` that knows of locks, layers, images, bases, builds and uses."""
 
-    def __init__(self, database: Database, workspace: str) -> None:
+    def __init__(self, database: Database, workspace: str, *, author: Author | None, audited: bool) -> None:
         self._database = database
         self._workspace = workspace
+        self._author = author
+        self._audited = audited or author is not None
 
     def close(self) -> None:
         """Let go of the database."""
         self._database.close()
 
     def _one(self, statement: str, /, **parameters: str | int | None) -> Row | None:
-        found = self._database.read(lambda run: run(statement, **parameters))
+        found = self._database.ask(statement, **parameters)
         return found[0] if found else None
+
+    def _check_author(self) -> None:
+        """Refuse what changes something in an audited store, if nobody could be named. Raises `NoAuthor`."""
+        if self._audited:
+            from mlenv.store.audit import require_author
+
+            require_author(self._author)
+
+    def _audit(self, run: Run, action: str, subject: str, before: object, after: object, now: datetime) -> None:
+        """Leave a record of a change, if records are kept: the last thing that a transaction does."""
+        if self._audited:
+            from mlenv.core.audit import Change
+            from mlenv.store.audit import append, require_author
+
+            append(run, require_author(self._author), self._workspace, Change(action, subject, before, after), now)
 
     # Locks.
 
@@ -54,6 +72,7 @@ class SqlRecords(ABC):
         self, name: EnvironmentName, version: VersionName, platform: Platform, lock: Digest, *, now: datetime
     ) -> Digest:
         """Name a lock whose blob is stored. The first one stays, and is what is returned. Raises `VersionNotFound`."""
+        self._check_author()
         key = {"workspace": self._workspace, "name": name, "version": version, "platform": str(platform)}
 
         def work(run: Run) -> Digest:
@@ -61,6 +80,7 @@ class SqlRecords(ABC):
                 return Digest.parse(found[0]["digest"])
             self._check_version(run, name, version)
             run("insert_lock", **key, digest=str(lock), created_at=rows.from_time(now))
+            self._audit(run, "lock.create", f"{name}:{version} {platform}", None, {"digest": str(lock)}, now)
             reach("lock.added")
             return lock
 
@@ -132,13 +152,18 @@ class SqlRecords(ABC):
 
     def set_base(self, name: str, manifest: Digest, *, now: datetime) -> None:
         """Point a base image's name at a manifest that is stored."""
+        self._check_author()
         content = {"digest": str(manifest), "modified_at": rows.from_time(now)}
 
         def work(run: Run) -> None:
-            if run("base", workspace=self._workspace, name=name):
+            found = run("base", workspace=self._workspace, name=name)
+            if found:
                 run("update_base", the_workspace=self._workspace, the_name=name, **content)
             else:
                 run("insert_base", workspace=self._workspace, name=name, **content)
+            before = {"digest": found[0]["digest"]} if found else None
+            if before != {"digest": str(manifest)}:
+                self._audit(run, "base.set", name, before, {"digest": str(manifest)}, now)
 
         self._database.write(work)
 

@@ -40,6 +40,10 @@ class SqliteDatabase:
         """Run `work` over one unchanging state of the database."""
         return self._transact("BEGIN", work)
 
+    def ask(self, statement: str, /, **parameters: str | int | None) -> list[Row]:
+        """One statement that reads, by itself."""
+        return self.read(lambda run: run(statement, **parameters))
+
     def write(self, work: Callable[[Run], T]) -> T:
         """Run `work` as one transaction. It takes the only writer's place before it reads, so it need never retry."""
         return self._transact("BEGIN IMMEDIATE", work)

@@ -1,5 +1,6 @@
 """
-Every statement the store makes, by name, in SQLAlchemy Core: the same for SQLite and PostgreSQL.
+Every statement of an embedded store, by name, in SQLAlchemy Core: the same for SQLite and PostgreSQL. Those that only
+servers make are in `statements_site.py`, `statements_builds.py`, `statements_assets.py` and `statements_files.py`.
 
 Importing SQLAlchemy takes longer than most of what the command line does with a store. So the statements' text for
 SQLite is made ahead, and kept in `sqlite_statements.py`; a test holds both together, and
@@ -26,13 +27,20 @@ SQL: Final = {
 '''
 
 
-def _is(table: Table, *columns: str) -> ColumnElement[bool]:
+def is_parameter(table: Table, *columns: str) -> ColumnElement[bool]:
     """Each column is the parameter of its name."""
     return and_(*(table.c[column] == bindparam(column) for column in columns))
 
 
 def _insert(table: Table) -> Executable:
     return insert(table).values({column.name: bindparam(column.name) for column in table.columns})
+
+
+def _insert_if_missing(table: Table) -> Executable:
+    """Insert, unless there is a row with that key."""
+    key = is_parameter(table, *(column.name for column in table.primary_key.columns))
+    row = select(*(bindparam(column.name, type_=column.type) for column in table.columns)).where(~exists().where(key))
+    return insert(table).from_select([column.name for column in table.columns], row)
 
 
 def _set(table: Table, keys: tuple[str, ...], values: tuple[str, ...]) -> Executable:
@@ -46,48 +54,55 @@ def _all(table: Table, *keys: str, rows: Select[Any] | None = None) -> Executabl
     columns = [table.c[key] for key in keys]
     later = tuple_(*columns) > tuple_(*(bindparam(f"after_{column.name}", type_=column.type) for column in columns))
     page = (select(table) if rows is None else rows).where(later).order_by(*columns).limit(bindparam("limit"))
-    return page.where(_is(table, "workspace")) if "workspace" in table.c else page
+    return page.where(is_parameter(table, "workspace")) if "workspace" in table.c else page
 
 
 def _environments() -> dict[str, Executable]:
     table = tables.environments
-    one = select(table).where(_is(table, "workspace", "name"))
-    between = table.c.archived.between(bindparam("lowest"), bindparam("highest"))
-    page = select(table).where(_is(table, "workspace"), table.c.name > bindparam("after"), between)
-    names = select(table.c.name).where(_is(table, "workspace")).order_by(table.c.name).limit(bindparam("limit"))
+    one = select(table).where(is_parameter(table, "workspace", "name"))
+    page = select(table).where(is_parameter(table, "workspace"), table.c.name > bindparam("after"))
+    page = page.order_by(table.c.name).limit(bindparam("limit"))
+    names = (
+        select(table.c.name).where(is_parameter(table, "workspace")).order_by(table.c.name).limit(bindparam("limit"))
+    )
     changing = ("archived", "latest_version", "next_version", "last_sequence", "modified_at")
+    names_from = names.where(table.c.name >= bindparam("first"))
     return {
         "environment": one,
         "environment_to_change": one.with_for_update(),
-        "environments": page.order_by(table.c.name).limit(bindparam("limit")),
+        "environments": page,
+        "environments_archived": page.where(is_parameter(table, "archived")),
         "environment_names": names,
+        "environment_names_from": names_from,
         "insert_environment": _insert(table),
         "update_environment": _set(table, ("workspace", "name"), changing),
     }
 
 
 def _versions() -> dict[str, Executable]:
-    table, specs = tables.versions, tables.specs
+    table, specs, environments = tables.versions, tables.specs, tables.environments
     same = and_(specs.c.workspace == table.c.workspace, specs.c.document_digest == table.c.document_digest)
-    whole = select(table, specs.c.document).join(specs, same).where(_is(table, "workspace", "name"))
-    between = table.c.archived.between(bindparam("lowest"), bindparam("highest"))
+    whole = select(table, specs.c.document).join(specs, same).where(is_parameter(table, "workspace", "name"))
+    its = and_(environments.c.workspace == table.c.workspace, environments.c.name == table.c.name)
+    shown = whole.add_columns(environments.c.archived.label("environment_archived")).join(environments, its)
     newest = table.c.sequence.desc()
-    changing = ("description", "tags", "archived", "modified_at")
+    page = whole.where(table.c.sequence < bindparam("before")).order_by(newest).limit(bindparam("limit"))
+    changing = ("description", "tags", "archived", "modified_at", "details")
     return {
-        "version": whole.where(_is(table, "version")),
-        "versions": whole.where(table.c.sequence < bindparam("before"), between)
-        .order_by(newest)
-        .limit(bindparam("limit")),
+        "version": whole.where(is_parameter(table, "version")),
+        "stored_and_next": whole.where(table.c.version.in_([bindparam("stored"), bindparam("next")])),
+        "shown_version": shown.where(is_parameter(table, "version")),
+        "versions": page,
+        "versions_archived": page.where(is_parameter(table, "archived")),
         "newest_versions": select(table.c.version)
-        .where(_is(table, "workspace", "name"))
+        .where(is_parameter(table, "workspace", "name"))
         .order_by(newest)
         .limit(bindparam("limit")),
-        "version_sequence": select(table.c.sequence).where(_is(table, "workspace", "name", "version")),
+        "version_sequence": select(table.c.sequence).where(is_parameter(table, "workspace", "name", "version")),
         "insert_version": _insert(table),
         "update_version": _set(table, ("workspace", "name", "version"), changing),
         "archive_versions": _set(table, ("workspace", "name"), ("archived",)),
-        "spec": select(specs.c.document_digest).where(_is(specs, "workspace", "document_digest")),
-        "insert_spec": _insert(specs),
+        "insert_spec": _insert_if_missing(specs),
     }
 
 
@@ -99,8 +114,10 @@ def _labels() -> dict[str, Executable]:
         later.c.label == table.c.label,
         later.c.sequence > table.c.sequence,
     )
-    pages = and_(_is(table, "workspace"), table.c.name >= bindparam("first"), table.c.name <= bindparam("last"))
-    history = select(table).where(_is(table, "workspace", "name", "label")).order_by(table.c.sequence.desc())
+    pages = and_(
+        is_parameter(table, "workspace"), table.c.name >= bindparam("first"), table.c.name <= bindparam("last")
+    )
+    history = select(table).where(is_parameter(table, "workspace", "name", "label")).order_by(table.c.sequence.desc())
     return {
         "labels": select(table.c.name, table.c.label, table.c.version)
         .where(pages, ~superseded)
@@ -114,35 +131,35 @@ def _content() -> dict[str, Executable]:
     locks, images, bases = tables.locks, tables.images, tables.bases
     image_key = ("workspace", "lock", "base", "spec", "compression")
     return {
-        "lock": select(locks.c.digest).where(_is(locks, "workspace", "name", "version", "platform")),
+        "lock": select(locks.c.digest).where(is_parameter(locks, "workspace", "name", "version", "platform")),
         "insert_lock": _insert(locks),
-        "layer": select(tables.layers).where(_is(tables.layers, "key")),
+        "layer": select(tables.layers).where(is_parameter(tables.layers, "key")),
         "insert_layer": _insert(tables.layers),
-        "delete_layer": delete(tables.layers).where(_is(tables.layers, "key")),
-        "image": select(images.c.descriptor).where(_is(images, *image_key)),
+        "delete_layer": delete(tables.layers).where(is_parameter(tables.layers, "key")),
+        "image": select(images.c.descriptor).where(is_parameter(images, *image_key)),
         "insert_image": _insert(images),
-        "base": select(bases.c.digest).where(_is(bases, "workspace", "name")),
-        "bases": select(bases.c.name, bases.c.digest).where(_is(bases, "workspace")).order_by(bases.c.name),
+        "base": select(bases.c.digest).where(is_parameter(bases, "workspace", "name")),
+        "bases": select(bases.c.name, bases.c.digest).where(is_parameter(bases, "workspace")).order_by(bases.c.name),
         "insert_base": _insert(bases),
         "update_base": _set(bases, ("workspace", "name"), ("digest", "modified_at")),
-        "facts": select(tables.facts.c.document).where(_is(tables.facts, "digest")),
+        "facts": select(tables.facts.c.document).where(is_parameter(tables.facts, "digest")),
         "insert_facts": _insert(tables.facts),
     }
 
 
 def _work() -> dict[str, Executable]:
     builds, uses = tables.builds, tables.uses
-    newest = select(uses).where(_is(uses, "workspace", "name"))
+    newest = select(uses).where(is_parameter(uses, "workspace", "name"))
     order = (uses.c.started_at.desc(), uses.c.id.desc())
     return {
         "builds": select(builds)
-        .where(_is(builds, "workspace", "name", "version"))
+        .where(is_parameter(builds, "workspace", "name", "version"))
         .order_by(builds.c.started_at.desc(), builds.c.id.desc()),
-        "delete_build": delete(builds).where(_is(builds, "workspace", "id")),
+        "delete_build": delete(builds).where(is_parameter(builds, "workspace", "id")),
         "insert_build": _insert(builds),
         "uses": newest.order_by(*order).limit(bindparam("limit")),
-        "uses_of_version": newest.where(_is(uses, "version")).order_by(*order).limit(bindparam("limit")),
-        "delete_use": delete(uses).where(_is(uses, "workspace", "id")),
+        "uses_of_version": newest.where(is_parameter(uses, "version")).order_by(*order).limit(bindparam("limit")),
+        "delete_use": delete(uses).where(is_parameter(uses, "workspace", "id")),
         "insert_use": _insert(uses),
     }
 

@@ -35,6 +35,7 @@ environments: Final = Table(
     Column("last_sequence", BigInteger, nullable=False),
     _text("created_at"),
     _text("modified_at"),
+    Index("environments_by_archived", "workspace", "archived", "name"),
 )
 
 specs: Final = Table("specs", metadata, _key("workspace"), _key("document_digest"), _text("document"))
@@ -54,9 +55,12 @@ versions: Final = Table(
     Column("archived", Integer, nullable=False),
     _text("created_at"),
     _text("modified_at"),
+    # JSON, or null for none.
+    Column("details", Text),
     ForeignKeyConstraint(["workspace", "name"], ["environments.workspace", "environments.name"]),
     ForeignKeyConstraint(["workspace", "document_digest"], ["specs.workspace", "specs.document_digest"]),
     Index("versions_by_sequence", "workspace", "name", "sequence", unique=True),
+    Index("versions_by_archived", "workspace", "name", "archived", "sequence"),
 )
 
 
@@ -133,8 +137,18 @@ builds: Final = Table(
     Column("image", Text),
     Column("error", Text),
     _text("steps"),
+    # Of builds that were queued; null for those that were made at once. A queued build's `started_at` is when it came.
+    Column("queued_at", Text),
+    Column("compression", Text),
+    Column("options", Text),
+    Column("priority", Integer),
+    Column("requested_by", Text),
+    Column("attempts", Integer),
+    Column("log", Text),
     _of_version(),
     Index("builds_by_version", "workspace", "name", "version", "started_at"),
+    Index("builds_by_start", "workspace", "started_at", "id"),
+    Index("builds_by_status", "status", "workspace", "started_at", "id"),
 )
 
 uses: Final = Table(
@@ -157,4 +171,136 @@ uses: Final = Table(
     _of_version(),
     Index("uses_by_version", "workspace", "name", "version", "started_at"),
     Index("uses_by_name", "workspace", "name", "started_at"),
+)
+
+# What follows is a server's alone.
+
+scopes: Final = Table(
+    "scopes",
+    metadata,
+    _key("key"),
+    _text("kind"),
+    Column("name", _SORTED, nullable=False),
+    _text("id"),
+    Column("subscription", _SORTED, nullable=False),
+    # `group` is a word of SQL.
+    Column("resource_group", _SORTED, nullable=False),
+    _text("location"),
+    _text("created_at"),
+    Index("scopes_by_id", "id", unique=True),
+    Index("scopes_by_address", "subscription", "resource_group", "name"),
+)
+
+principals: Final = Table(
+    "principals",
+    metadata,
+    _key("id"),
+    Column("name", _SORTED, nullable=False),
+    # `issuer subject` of a person who logs in elsewhere; null for a program.
+    Column("subject", _SORTED),
+    _text("created_at"),
+    Index("principals_by_name", "name", unique=True),
+    Index("principals_by_subject", "subject", unique=True),
+)
+
+grants: Final = Table("grants", metadata, _key("principal"), _key("scope"), _text("role"), _text("created_at"))
+
+tokens: Final = Table(
+    "tokens",
+    metadata,
+    _key("id"),
+    # The sha256 of the secret, in hex. The secret itself is not kept.
+    Column("digest", _SORTED, nullable=False),
+    Column("principal", _SORTED, nullable=False),
+    _text("name"),
+    # A JSON list of namespaces, or null for all that the principal may.
+    Column("only", Text),
+    _text("created_at"),
+    Column("expires_at", Text),
+    Column("revoked_at", Text),
+    Index("tokens_by_digest", "digest", unique=True),
+    Index("tokens_by_principal", "principal"),
+)
+
+audit: Final = Table(
+    "audit",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", _SORTED, nullable=False),
+    Column("scope", _SORTED, nullable=False),
+    # The record as JSON, as `AuditRecord.to_dict` has it.
+    _text("document"),
+    _text("hash"),
+    Index("audit_by_scope", "scope", "sequence"),
+)
+
+#: One row: the end of the audit chain. Whoever writes a record holds it until the transaction ends.
+audit_head: Final = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, nullable=False),
+    _text("hash"),
+)
+
+#: Answers to creates that were sent with an idempotency key.
+replies: Final = Table(
+    "replies",
+    metadata,
+    _key("principal"),
+    _key("key"),
+    _text("request"),
+    Column("status", Integer, nullable=False),
+    _text("body"),
+    Column("created_at", _SORTED, nullable=False),
+    Index("replies_by_time", "created_at"),
+)
+
+#: What references environments and is kept as it was sent: components, endpoints, deployments, code, jobs.
+assets: Final = Table(
+    "assets",
+    metadata,
+    _key("workspace"),
+    _key("kind"),
+    _key("name"),
+    # Empty for kinds without versions.
+    _key("version"),
+    Column("sequence", BigInteger, nullable=False),
+    # What it is found by, such as a code's hash; null if by nothing.
+    Column("lookup", _SORTED),
+    # The environment version that it uses, or null.
+    Column("environment", _SORTED),
+    Column("status", Text),
+    Column("archived", Integer, nullable=False),
+    _text("document"),
+    _text("created_at"),
+    _text("modified_at"),
+    Index("assets_by_sequence", "workspace", "kind", "sequence", unique=True),
+    Index("assets_by_lookup", "workspace", "kind", "lookup"),
+    Index("assets_by_environment", "workspace", "environment"),
+    Index("assets_by_status", "kind", "status", "created_at"),
+)
+
+#: Files by name, for clients that speak the blob dialect; the bytes are in the blob store.
+files: Final = Table(
+    "files",
+    metadata,
+    _key("workspace"),
+    _key("container"),
+    _key("path"),
+    _text("digest"),
+    Column("size", BigInteger, nullable=False),
+    _text("metadata"),
+    _text("created_at"),
+    _text("modified_at"),
+)
+
+#: Processes that work for the queue. A row whose number no longer grows is of one that is dead.
+workers: Final = Table(
+    "workers",
+    metadata,
+    _key("id"),
+    _text("host"),
+    Column("beat", BigInteger, nullable=False),
+    _text("started_at"),
 )

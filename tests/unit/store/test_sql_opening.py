@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import Text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from mlenv.store import migrate, statements
-from mlenv.store.alchemy import sqlite_engine
+from mlenv.store.alchemy import STATEMENTS, sqlite_engine
 from mlenv.store.database import StoreDamaged, StoreNewer, StoreUnusable
 from mlenv.store.opening import HEAD, open_sqlite, schema_of
 from mlenv.store.sqlite import connect
@@ -44,7 +45,7 @@ def test_sqlite_text_is_what_the_statements_say() -> None:
 
 
 def every_statement() -> list[Any]:
-    return list(statements.STATEMENTS.values())
+    return list(STATEMENTS.values())
 
 
 def test_statements_and_tables_are_right_for_postgresql() -> None:
@@ -52,7 +53,9 @@ def test_statements_and_tables_are_right_for_postgresql() -> None:
     texts = [str(statement.compile(dialect=dialect)) for statement in every_statement()]
     assert any("FOR UPDATE" in text for text in texts)
     for table in metadata.tables.values():
-        assert 'COLLATE "C"' in str(CreateTable(table).compile(dialect=dialect))
+        keys = [column for column in table.primary_key.columns if isinstance(column.type, Text)]
+        made = str(CreateTable(table).compile(dialect=dialect))
+        assert all(f'{column.name} TEXT COLLATE "C"' in made for column in keys), made
 
 
 def test_store_is_private_and_durable(path: Path) -> None:

@@ -1,0 +1,299 @@
+"""
+A server under 16 clients: how long `get`, one page of `list`, and `create` take, and whether that grows with the store.
+
+The rows are loaded straight into the database. Each client is a process of its own with one kept-alive connection, and
+asks again as soon as it has an answer. Server and clients share this machine's cores.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.queues import Queue
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sqlalchemy import create_engine, insert
+
+from mlenv.core.digest import Digest
+from mlenv.core.spec import Requirement, Spec, canonical_json
+from mlenv.store import tables
+from mlenv.store.postgresql import parse_url
+from mlenv.wiring import Hosted
+
+HELP = "latency of get, list and create over HTTP with 16 clients"
+_RESULTS = Path(__file__).parent / "results"
+_TIME = "2026-01-01T00:00:00.000000Z"
+_BASE = "/api/v1/workspaces/default/environments"
+#: Seconds at the start of each measurement that do not count.
+_WARM_UP = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Latency of one operation, in milliseconds, and how many of them were answered in a second."""
+
+    operation: str
+    versions: int
+    p50: float
+    p99: float
+    rate: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be chosen on the command line."""
+    parser.add_argument("--database", help="an empty PostgreSQL database; default: SQLite")
+    parser.add_argument("--environments", type=int, default=10_000, help="environments, with 10 versions each")
+    parser.add_argument("--small", type=int, default=1_000, help="versions of the small store that is compared")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=8.0, help="how long each operation is measured")
+    parser.add_argument("--processes", type=int, default=0, help="processes of the server; 0: one per core")
+    parser.add_argument("--tls", action="store_true", help="over TLS, as a server is by default")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Fill two stores of different sizes, measure each operation on both, print the table, write the figures."""
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="mlenv-benchmark-") as scratch:
+        small, large = arguments.small // 10, arguments.environments
+        with _serving(Path(scratch) / "home", arguments) as server:
+            _fill(server.url_of_database, 0, small)
+            figures += _measure(server, arguments, small)
+            _fill(server.url_of_database, small, large)
+            figures += _measure(server, arguments, large)
+    kind = "PostgreSQL" if arguments.database else "SQLite"
+    print(f"{kind}, {arguments.clients} clients, {os.cpu_count()} cores\n")
+    print("| | versions | p50 ms | p99 ms | a second |\n|---|---|---|---|---|")
+    for each in figures:
+        print(f"| {each.operation} | {each.versions} | {each.p50:.1f} | {each.p99:.1f} | {each.rate:.0f} |")
+    _RESULTS.mkdir(exist_ok=True)
+    target = _RESULTS / f"server-{kind.lower()}.json"
+    target.write_text(json.dumps([asdict(each) for each in figures], indent=2) + "\n")
+
+
+# The store.
+
+
+def _fill(url: str, first: int, last: int) -> None:
+    """Environments `bench-FIRST` up to `bench-LAST`, without the last, with ten versions each."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for start in range(first, last, 500):
+            environments: list[dict[str, Any]] = []
+            versions: list[dict[str, Any]] = []
+            specs: list[dict[str, Any]] = []
+            for number in range(start, min(start + 500, last)):
+                environments.append(_environment(number))
+                for version in range(1, 11):
+                    row, spec = _version(number, version)
+                    versions.append(row)
+                    specs.append(spec)
+            connection.execute(insert(tables.environments), environments)
+            connection.execute(insert(tables.specs), specs)
+            connection.execute(insert(tables.versions), versions)
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")
+    engine.dispose()
+
+
+def _spec(number: int, version: int) -> Spec:
+    """A spec of an ordinary size: twenty requirements."""
+    lines = tuple(Requirement(f"package-{each}=={number}.{version}.{each}") for each in range(20))
+    return Spec(image="debian:bookworm", requirements=lines, environment_variables=(("LANG", "C.UTF-8"),))
+
+
+def _environment(number: int) -> dict[str, Any]:
+    times = {"created_at": _TIME, "modified_at": _TIME}
+    counters = {"archived": 0, "latest_version": "10", "next_version": "11", "last_sequence": 10}
+    return {"workspace": "default", "name": f"bench-{number:06}", **counters, **times}
+
+
+def _version(number: int, version: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    spec = _spec(number, version)
+    document = canonical_json(spec.to_dict())
+    digest = str(Digest.of(document.encode()))
+    row = {
+        "workspace": "default",
+        "name": f"bench-{number:06}",
+        "version": str(version),
+        "sequence": version,
+        "spec_digest": str(spec.digest),
+        "document_digest": digest,
+        "description": None,
+        "tags": '{"team":"bench"}',
+        "archived": 0,
+        "created_at": _TIME,
+        "modified_at": _TIME,
+        "details": None,
+    }
+    return row, {"workspace": "default", "document_digest": digest, "document": document}
+
+
+# The server.
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    host: str
+    port: int
+    token: str
+    url_of_database: str
+    authority: Path | None
+
+
+@contextlib.contextmanager
+def _serving(home: Path, arguments: argparse.Namespace) -> Iterator[_Server]:
+    """A server over a new store, in processes of its own."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
+    environment |= {"MLENV_HOME": str(home)}
+    url = f"sqlite:///{home / 'mlenv.db'}"
+    if arguments.database:
+        environment["MLENV_DATABASE"] = arguments.database
+        url = parse_url(arguments.database).render_as_string(hide_password=False)
+    with Hosted(home, arguments.database) as hosted:
+        _ = hosted.database
+    command = [sys.executable, "-m", "mlenv", "server", "start", "--port", "0", "--workers", "0"]
+    command += ["--processes", str(arguments.processes)] + ([] if arguments.tls else ["--insecure-http"])
+    log = home.with_name("server.log")
+    with log.open("wb") as err:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=err)
+        try:
+            assert process.stdout is not None
+            token = process.stdout.readline().decode().strip()
+            address = _address(process, log)
+            host, _, port = address.rpartition("//")[2].rpartition(":")
+            authority = home / "keys" / "ca.pem" if arguments.tls else None
+            yield _Server(host, int(port), token, url, authority)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text(errors="replace").splitlines():
+            if line.startswith("serving at "):
+                return line.removeprefix("serving at ").strip()
+        time.sleep(0.05)
+    raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
+
+
+# The clients.
+
+
+def _measure(server: _Server, arguments: argparse.Namespace, environments: int) -> list[Figure]:
+    operations: dict[str, Callable[[Random], bytes]] = {
+        "get": lambda random: _get(
+            server, f"/bench-{random.randrange(environments):06}/versions/{random.randint(1, 10)}"
+        ),
+        "list environments, one page (50)": lambda random: _get(server, ""),
+        "list versions, one page (10)": lambda random: _get(
+            server, f"/bench-{random.randrange(environments):06}/versions"
+        ),
+        "create": lambda random: _post(server, f"new-{random.getrandbits(40)}"),
+        "create a further version": lambda random: _post(server, f"bench-{random.randrange(environments):06}"),
+    }
+    return [_operation(name, make, server, arguments, environments * 10) for name, make in operations.items()]
+
+
+def _get(server: _Server, path: str) -> bytes:
+    head = f"GET {_BASE}{path} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: Bearer {server.token}\r\n\r\n"
+    return head.encode()
+
+
+def _post(server: _Server, name: str) -> bytes:
+    spec = _spec(time.monotonic_ns(), os.getpid())
+    body = json.dumps({"name": name, "spec": spec.to_dict()}).encode()
+    head = (
+        f"POST {_BASE} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: Bearer {server.token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _operation(
+    name: str, make: Callable[[Random], bytes], server: _Server, arguments: argparse.Namespace, versions: int
+) -> Figure:
+    context = multiprocessing.get_context("fork")
+    results: Queue[list[float]] = context.Queue()
+    end = time.monotonic() + _WARM_UP + arguments.seconds
+    clients = [
+        context.Process(target=_client, args=(server, make, number, end, arguments.seconds, results))
+        for number in range(arguments.clients)
+    ]
+    for each in clients:
+        each.start()
+    found = [results.get(timeout=arguments.seconds + 60) for _ in clients]
+    for each in clients:
+        each.join()
+    seconds = sorted(latency for latencies in found for latency in latencies)
+    p50, p99 = _percentile(seconds, 0.5), _percentile(seconds, 0.99)
+    return Figure(name, versions, p50 * 1000, p99 * 1000, len(seconds) / arguments.seconds)
+
+
+def _percentile(values: Sequence[float], part: float) -> float:
+    return values[min(len(values) - 1, int(len(values) * part))] if values else float("nan")
+
+
+def _client(
+    server: _Server,
+    make: Callable[[Random], bytes],
+    number: int,
+    end: float,
+    measured: float,
+    results: "Queue[list[float]]",
+) -> None:
+    """One client with one connection: what a request took, from its first byte to the answer's last, in seconds."""
+    random, latencies = Random(number), []
+    with _connect(server) as connection:
+        while (started := time.monotonic()) < end:
+            request = make(random)
+            started = time.monotonic()
+            connection.sendall(request)
+            status = _answer(connection)
+            if status not in {200, 201}:
+                raise RuntimeError(f"answered with {status}: {request[:200]!r}")
+            if started > end - measured:
+                latencies.append(time.monotonic() - started)
+    results.put(latencies)
+
+
+def _connect(server: _Server) -> socket.socket:
+    connection = socket.create_connection((server.host, server.port), timeout=30)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if server.authority is None:
+        return connection
+    import ssl
+
+    return ssl.create_default_context(cafile=server.authority).wrap_socket(connection, server_hostname=server.host)
+
+
+def _answer(connection: socket.socket) -> int:
+    """Read one answer. A client that does as little as this measures the server, and not itself."""
+    data = b""
+    while (at := data.find(b"\r\n\r\n")) < 0:
+        data += _more(connection)
+    head = data[:at].lower()
+    length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+    rest = at + 4 + length - len(data)
+    while rest > 0:
+        rest -= len(_more(connection))
+    return int(head[9:12])
+
+
+def _more(connection: socket.socket) -> bytes:
+    data = connection.recv(1 << 18)
+    if not data:
+        raise RuntimeError("the server closed the connection")
+    return data

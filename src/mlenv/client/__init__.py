@@ -1,0 +1,1 @@
+"""The SDK: a server's workspaces and registries from Python."""

@@ -1,0 +1,153 @@
+"""
+A workspace or registry of a server as the store that commands work with; the other such store is `mlenv.wiring.Embedded`.
+
+What is asked of it is asked of the server. What runs here (prefixes, containers) runs from bytes in `remote/` below the
+user's home, which may be deleted at any time.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from mlenv.client.blobs import RemoteBlobs
+from mlenv.client.registry import RemoteRegistry
+from mlenv.core.reference import Workspace
+from mlenv.core.scope import DEFAULT_WORKSPACE, ScopeKind
+from mlenv.service.remote import NotThroughServer
+from mlenv.wiring import Embedded, utc_now
+
+if TYPE_CHECKING:
+    from mlenv.client.connection import Connection
+    from mlenv.client.http import Http
+    from mlenv.service.remote import (
+        RemoteArtifacts,
+        RemoteBases,
+        RemoteBuilding,
+        RemoteEnvironments,
+        RemoteLocking,
+    )
+
+
+class Remote(Embedded):
+    """
+    One workspace or registry of a server.
+
+    Attributes:
+        http: How the server is asked.
+        kind, name: Which namespace.
+    """
+
+    def __init__(
+        self, home: Path, http: "Http", kind: ScopeKind, name: str, *, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """
+        Args:
+            home: Where bytes from servers are kept on this machine.
+            say: Is told lines of logs.
+        """
+        super().__init__(home)
+        self.http, self.kind, self.name = http, kind, name
+        self._say = say
+        self._here = Embedded(home)
+
+    @cached_property
+    def place(self) -> Workspace | str:
+        """The workspace's address on Azure's terms, or the registry's name."""
+        if self.kind is ScopeKind.REGISTRY:
+            return self.name
+        return self.registry.scope().address
+
+    @cached_property
+    def registry(self) -> RemoteRegistry:  # type: ignore[override]
+        """The rows, on the server."""
+        return RemoteRegistry(self.http, self.kind, self.name, self._here.blobs)
+
+    @cached_property
+    def blobs(self) -> RemoteBlobs:  # type: ignore[override]
+        """The bytes: here, or else on the server."""
+        return RemoteBlobs(self._here.blobs, self.http, self.registry.root)
+
+    @cached_property
+    def environments(self) -> "RemoteEnvironments":
+        """Use cases of environments and versions."""
+        from mlenv.service.remote import RemoteEnvironments
+
+        return RemoteEnvironments(self.registry, utc_now)
+
+    @cached_property
+    def bases(self) -> "RemoteBases":
+        """Use cases of base images."""
+        from mlenv.service.remote import RemoteBases
+
+        return RemoteBases(self.registry, self.blobs, workdir=self.work.directory, clock=utc_now)
+
+    @cached_property
+    def locking(self) -> "RemoteLocking":
+        """Use cases of locks."""
+        from mlenv.service.remote import RemoteLocking
+
+        return RemoteLocking(
+            self.registry,
+            self.registry,
+            self.blobs,
+            lambda: self.bases,
+            lambda: self.resolver,
+            lambda: self.fetcher,
+            host_pythons=lambda: [each.version for each in self.pythons.find()],
+            host_platform=self.host_platform,
+            exclusive=self.exclusive,
+            workdir=self.work.directory,
+            clock=utc_now,
+        )
+
+    @cached_property
+    def artifacts(self) -> "RemoteArtifacts":
+        """Brings wheels here."""
+        from mlenv.service.remote import RemoteArtifacts
+
+        return RemoteArtifacts(self.blobs, lambda: self.fetcher)
+
+    @cached_property
+    def building(self) -> "RemoteBuilding":  # type: ignore[override]
+        """Use cases of builds."""
+        from mlenv.service.remote import RemoteBuilding
+
+        return RemoteBuilding(self.registry, self.blobs, self.locking, say=self._say)
+
+    def _builder_for_runs(self) -> "RemoteBuilding":  # type: ignore[override]
+        from mlenv.service.remote import RemoteBuilding
+
+        return RemoteBuilding(self.registry, self.blobs, self.locking, say=self._say, whole=True)
+
+    @property
+    def verifying(self) -> NoReturn:
+        """Refused."""
+        raise NotThroughServer("checking a store", "do it where the server runs: `mlenv --embedded store verify`")
+
+    def close(self) -> None:
+        """Let go of files. The connection belongs to whoever made it."""
+        if "work" in self.__dict__:
+            self.work.close()
+        self._here.close()
+
+
+def open_remote(
+    home: Path,
+    http: "Http",
+    connection: "Connection",
+    workspace: str | None = None,
+    registry: str | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Remote:
+    """
+    The workspace or registry that is named, or else the one that the connection says, or the workspace `default`.
+
+    Args:
+        home: The user's home for mlenv.
+    """
+    if registry is None and workspace is None:
+        workspace, registry = connection.workspace, connection.registry
+    kind = ScopeKind.WORKSPACE if registry is None else ScopeKind.REGISTRY
+    return Remote(home / "remote", http, kind, registry or workspace or DEFAULT_WORKSPACE, say=say)

@@ -1,0 +1,106 @@
+"""The application: every route of every dialect, behind the same middlewares."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI
+from starlette.responses import JSONResponse, Response
+
+from mlenv.server import azure, health, routes
+from mlenv.server.azure.errors import WRITERS
+from mlenv.server.dispatch import Dispatcher, flattened
+from mlenv.server.door import public
+from mlenv.server.health import Check, Readiness
+from mlenv.server.metrics import BuildStates, Metrics
+from mlenv.server.middleware import Surroundings
+from mlenv.server.middleware_body import Bodies
+from mlenv.server.problems import Problems
+from mlenv.server.routes.bodies import complete
+from mlenv.server.settings import Settings
+from mlenv.service.site import Site
+
+#: Where the native API is.
+API: Final = "/api/v1"
+
+
+def create_app(
+    site: Site,
+    settings: Settings,
+    *,
+    checks: Mapping[str, Check] | None = None,
+    build_states: BuildStates | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> FastAPI:
+    """
+    An application that serves a site.
+
+    Args:
+        checks: What must not raise for the server to be ready, by name.
+        build_states: Counts builds by state, for the figures.
+        state: More for routes to find in `app.state`, where `site`, `settings`, `problems`, `readiness` and `metrics`
+            are as well; and `routes`, all of them with their whole paths.
+    """
+    problems = Problems(WRITERS)
+    metrics = Metrics(build_states) if settings.metrics else None
+    app = FastAPI(title="mlenv", version="1", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    known = {"site": site, "settings": settings, "problems": problems, "metrics": metrics, **(state or {})}
+    for name, value in known.items():
+        setattr(app.state, name, value)
+    app.state.readiness = Readiness(dict(checks or {}))
+    problems.install(app)
+    _include(app, metrics is not None)
+    # The one that is added last is the outermost.
+    app.add_middleware(
+        Bodies,
+        problems=problems,
+        max_body=settings.max_body,
+        max_upload=settings.max_upload,
+        timeout=settings.body_timeout,
+        rate=settings.body_rate,
+        upload_rate=settings.upload_rate / settings.process_count,
+    )
+    app.add_middleware(
+        Surroundings,
+        problems=problems,
+        max_headers=settings.max_headers,
+        observer=metrics,
+        access_log=settings.access_log,
+    )
+    # Now, and not with the first request: a fault in it is to stop the server from starting.
+    app.middleware_stack = app.build_middleware_stack()
+    return app
+
+
+def preload() -> None:
+    """Import all routes: before processes are forked, so that each of them is ready sooner, and shares the memory."""
+    _routers(routes.ROUTERS)
+    _routers(azure.ROUTERS)
+
+
+def _include(app: FastAPI, with_metrics: bool) -> None:
+    """Add all routes: to the application, which describes itself by them, and to what finds them quickly."""
+    for router in _routers(routes.ROUTERS):
+        app.include_router(router, prefix=API)
+    for router in _routers(azure.ROUTERS):
+        app.include_router(router, include_in_schema=False)
+    for route in health.router.routes:
+        if with_metrics or getattr(route, "path", "") != "/metrics":
+            app.router.routes.append(route)
+    app.add_api_route(f"{API}/openapi.json", _openapi(app), include_in_schema=False)
+    dispatcher = Dispatcher(flattened(app.router.routes))
+    app.state.routes = dispatcher.routes
+    app.router.middleware_stack = dispatcher
+
+
+def _routers(modules: Sequence[str]) -> list[APIRouter]:
+    return [importlib.import_module(name).router for name in modules]
+
+
+def _openapi(app: FastAPI) -> Any:
+    @public
+    async def openapi() -> Response:
+        """The native API's description."""
+        return JSONResponse(complete(app.openapi()))
+
+    return openapi

@@ -1,0 +1,139 @@
+"""
+Finds the route of a request by the parts of its path, in a time that does not grow with the number of routes.
+
+The framework's router tries every route's regular expression in turn, which costs more than most requests do. This one
+walks a tree of path parts to the few routes that can match, and lets these decide; what they say is what counts.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import fastapi.routing
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
+
+from mlenv.server.middleware import Receive, Scope, Send
+
+
+@dataclass(slots=True)
+class _Node:
+    """Where a path has come to: what may follow, and the routes that end here or take all the rest."""
+
+    parts: "dict[str, _Node]" = field(default_factory=dict)
+    any: "_Node | None" = None
+    ending: list[int] = field(default_factory=list)
+    taking_rest: list[int] = field(default_factory=list)
+
+
+#: What a route is made of, besides its path and endpoint.
+_OPTIONS: Final = (
+    "response_model",
+    "status_code",
+    "dependencies",
+    "name",
+    "methods",
+    "response_model_include",
+    "response_model_exclude",
+    "response_model_by_alias",
+    "response_model_exclude_unset",
+    "response_model_exclude_defaults",
+    "response_model_exclude_none",
+    "include_in_schema",
+    "response_class",
+    "dependency_overrides_provider",
+)
+
+
+def flattened(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
+    """
+    All routes of an application, those of routers that it includes as well, each with its whole path.
+
+    Raises:
+        TypeError: There is something that is no route with a path and an endpoint.
+    """
+    # NOTE: later versions of FastAPI keep a router that was included as it is; earlier ones copied its routes.
+    contexts = getattr(fastapi.routing, "iter_route_contexts", None)
+    each: Any
+    for each in routes if contexts is None else contexts(routes):
+        route = getattr(each, "original_route", each)
+        if not isinstance(route, Route):
+            raise TypeError(f"{type(route).__name__} is no route with a path and an endpoint")
+        if each is route or each.path == route.path or not isinstance(route, APIRoute):
+            yield route
+            continue
+        options = {name: getattr(each, name) for name in _OPTIONS}
+        yield type(route)(each.path, each.endpoint, **options)
+
+
+class Dispatcher:
+    """
+    An ASGI application that hands requests to routes.
+
+    Args:
+        routes: Where several match, the first one counts.
+    """
+
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        self._routes: Sequence[Any] = list(routes)
+        self._root = _Node()
+        for number, route in enumerate(self._routes):
+            self._add(number, route)
+
+    @property
+    def routes(self) -> Sequence[APIRoute | Route]:
+        """All routes, each with its whole path."""
+        return self._routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        partial: tuple[Any, Scope] | None = None
+        methods: set[str] = set()
+        for number in sorted(self._candidates(scope["path"])):
+            route = self._routes[number]
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                await route.handle(scope, receive, send)
+                return
+            if match is Match.PARTIAL:
+                partial = partial or (route, found)
+                methods |= route.methods or set()
+        if partial is None:
+            raise HTTPException(404)
+        scope.update(partial[1])
+        raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
+
+    def _add(self, number: int, route: Any) -> None:
+        node = self._root
+        # The routes themselves decide whether the case of a part matters.
+        for part in route.path.lower().lstrip("/").split("/"):
+            if ":path}" in part:
+                node.taking_rest.append(number)
+                return
+            if "{" in part:
+                node.any = node.any or _Node()
+                node = node.any
+            else:
+                node = node.parts.setdefault(part, _Node())
+        node.ending.append(number)
+
+    def _candidates(self, path: str) -> list[int]:
+        found: list[int] = []
+        nodes = [self._root]
+        for part in path.lower().lstrip("/").split("/"):
+            following = []
+            for node in nodes:
+                found += node.taking_rest
+                if (named := node.parts.get(part)) is not None:
+                    following.append(named)
+                if node.any is not None:
+                    following.append(node.any)
+            nodes = following
+            if not nodes:
+                return found
+        for node in nodes:
+            # A path parameter may be empty: `/blobs/{path:path}` matches `/blobs/`.
+            found += node.ending
+            found += node.taking_rest
+        return found

@@ -1,0 +1,123 @@
+"""Requests that depend on what is there: entity tags (RFC 9110, section 13), and keys that make a creation happen once."""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import Header, Request, Response
+
+from mlenv.api.wire import encode
+from mlenv.errors import Conflict, InvalidInput
+from mlenv.server.door import site_of
+
+_TAG: Final = re.compile(r'(?:W/)?("[\x21\x23-\x7e]*")')
+#: How long an answer to an idempotency key is kept.
+KEPT: Final = timedelta(hours=24)
+#: How often a process forgets older ones, in seconds.
+_PURGE_EVERY: Final = 3600.0
+
+IfMatch = Annotated[
+    str | None, Header(max_length=4096, description="Change it only if its entity tag is one of these; else 412.")
+]
+IfNoneMatch = Annotated[
+    str | None, Header(max_length=4096, description="Answer 304 if its entity tag is still one of these.")
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key with the same request within 24 hours gives the same answer, and does nothing again.",
+    ),
+]
+
+
+class KeyReused(InvalidInput):
+    """An idempotency key came again with another request."""
+
+    hint = "take a new key, such as a UUID, for each thing that is to be created"
+    status = 422
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key was used within 24 hours for another request")
+
+
+class PreconditionFailed(Conflict):
+    """What is there has none of the entity tags in `If-Match`."""
+
+    hint = "look at it again, and repeat the change if it is still right"
+    status = 412
+
+    def __init__(self) -> None:
+        super().__init__("it was changed by somebody else in the meantime: its entity tag is another")
+
+
+def tag_of(document: Any) -> str:
+    """The strong entity tag of what a document represents."""
+    return f'"{hashlib.sha256(encode(document)).hexdigest()[:32]}"'
+
+
+def matches(header: str | None, tag: str) -> bool:
+    """Whether an `If-Match` or `If-None-Match` lists the tag, or is `*`."""
+    return header is not None and (header.strip() == "*" or tag in _TAG.findall(header))
+
+
+def require_match(header: str | None, tag: str) -> None:
+    """Let pass what has no `If-Match`, or one that lists the tag. Raises `PreconditionFailed`."""
+    if header is not None and not matches(header, tag):
+        raise PreconditionFailed
+
+
+def tagged(document: Any, if_none_match: str | None = None) -> Response:
+    """Plain data as JSON with its entity tag; 304 without a body if the client has it already."""
+    body = encode(document)
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    if matches(if_none_match, tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(body, 200, {"ETag": tag}, "application/json")
+
+
+def once(request: Request, key: str | None, raw: bytes, create: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
+    """
+    Do something once for each key of a principal.
+
+    Args:
+        raw: The request's body. With method and address it makes out what was asked.
+        create: Does it, and gives status and body of the answer. What it raises is not kept.
+
+    Raises:
+        KeyReused: The key was used for another request.
+    """
+    if key is None:
+        return create()
+    store, principal = site_of(request).store, request.state.principal.id
+    asked = hashlib.sha256(b"\0".join([request.method.encode(), request.url.path.encode(), raw])).hexdigest()
+    known = store.reply(principal, key)
+    if known is None:
+        _purge(request)
+        status, body = create()
+        now = datetime.now(UTC)
+        store.add_reply(principal, key, asked, status, body.decode(), now=now)
+        # Two requests with the same key at once: the answer that was kept first is everybody's.
+        known = store.reply(principal, key) or (asked, status, body.decode())
+    if known[0] != asked:
+        raise KeyReused
+    return known[1], known[2].encode()
+
+
+def _purge(request: Request) -> None:
+    state = request.app.state
+    if time.monotonic() - getattr(state, "replies_purged", float("-inf")) > _PURGE_EVERY:
+        state.replies_purged = time.monotonic()
+        site_of(request).store.purge(before=datetime.now(UTC) - KEPT)
+
+
+def without(body: bytes, *names: str) -> dict[str, Any]:
+    """A JSON object without some of its members."""
+    document: dict[str, Any] = json.loads(body)
+    return {name: value for name, value in document.items() if name not in names}

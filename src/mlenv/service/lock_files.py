@@ -1,0 +1,225 @@
+"""Locks as files: what is handed out of a lock that was made, and a lock taken in that somebody else made."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from packaging.markers import Marker
+from packaging.requirements import InvalidRequirement
+from packaging.requirements import Requirement as Pep508
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from mlenv.core.digest import Digest
+from mlenv.core.environment import EnvironmentVersion
+from mlenv.core.lock import InvalidLock, Lock, LockedPackage
+from mlenv.core.platform import Platform, Target
+from mlenv.core.python_version import admits
+from mlenv.core.redact import has_credentials
+from mlenv.core.spec import Requirement, Spec
+from mlenv.errors import Conflict, InvalidInput, NotFound
+from mlenv.service.locking import require_lockable
+
+if TYPE_CHECKING:
+    from mlenv.build.interface import Blobs
+    from mlenv.service.interface import Clock, Registry
+
+#: What locks have that was built here, by the lock's digest, and of how many locks that is remembered.
+_REMEMBERED: Final = 10_000
+_MACHINE: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+_SYSTEM: Final = {"linux": "linux", "darwin": "darwin", "windows": "win32"}
+
+
+_BUILT: Final[dict[Digest, frozenset[Digest]]] = {}
+
+
+class LockNotMade(NotFound):
+    """The version has no lock for that platform yet."""
+
+    def __init__(self, version: EnvironmentVersion, platform: Platform) -> None:
+        super().__init__(f"{version} is not locked for {platform} yet")
+        self.hint = f"lock it with `mlenv environment lock {version} --platform {platform}`"
+
+
+class ForeignLock(InvalidInput):
+    """A lock that does not belong to the version it is given for."""
+
+    def __init__(self, version: EnvironmentVersion, platform: Platform, why: str) -> None:
+        super().__init__(f"not a lock of {version} for {platform}: {why}")
+        self.why = why
+
+
+class OtherLock(Conflict):
+    """The version is locked for that platform, and not like this."""
+
+    hint = "a version is locked once: create a new version to lock it in another way"
+
+    def __init__(self, version: EnvironmentVersion, platform: Platform) -> None:
+        super().__init__(f"{version} has another lock for {platform} already")
+
+
+class WheelNotHere(NotFound):
+    """No lock here has a wheel of that digest that was built here."""
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__(f"no lock here has a wheel {digest} that was built here")
+        self.digest = digest
+
+
+class LockFiles:
+    """The lock files of one namespace."""
+
+    def __init__(self, registry: "Registry", blobs: "Blobs", clock: "Clock") -> None:
+        self._registry, self._blobs, self._clock = registry, blobs, clock
+
+    def read(self, version: EnvironmentVersion, platform: Platform) -> tuple[Digest, bytes]:
+        """
+        A lock that was made: its digest, and the bytes of its `pylock.toml`.
+
+        Raises:
+            LockNotMade: There is none.
+            NotFound, DigestMismatch: Its bytes are lost or damaged.
+        """
+        digest = self._registry.lock_of(version.name, version.version, platform)
+        if digest is None:
+            raise LockNotMade(version, platform)
+        return digest, self._blobs.read(digest)
+
+    def add(self, version: EnvironmentVersion, platform: Platform, text: str) -> tuple[Digest, bool]:
+        """
+        Take in a lock that was made elsewhere.
+
+        Returns:
+            Its digest, and whether it is new; otherwise it was there before.
+
+        Raises:
+            InvalidLock: It is none, or not in the words that mlenv writes.
+            ForeignLock: It is not one of this version and platform, or needs bytes that are not here.
+            OtherLock: There is another one already.
+            DockerfileNotBuilt, NeedsConda: The version is of a kind that has no lock.
+        """
+        require_lockable(version)
+        lock = Lock.from_pylock(text)
+        if lock.to_pylock() != text:
+            raise InvalidLock("a lock that says the same as one that mlenv wrote, in other words")
+        if why := why_not(lock, version.spec, platform):
+            raise ForeignLock(version, platform, why)
+        known = self._registry.lock_of(version.name, version.version, platform)
+        if known is None:
+            data = text.encode()
+            self._blobs.put([data], digest=lock.digest, size=len(data), what="pylock.toml")
+            kept = self._registry.add_lock(version.name, version.version, platform, lock.digest, now=self._clock())
+        else:
+            kept = known
+        if kept != lock.digest:
+            raise OtherLock(version, platform)
+        return kept, known is None
+
+    def wheel(self, digest: Digest) -> Path:
+        """
+        A wheel that was built here, for a lock of this namespace. Other bytes are not handed out.
+
+        Raises:
+            WheelNotHere: There is no such wheel.
+        """
+        for *_, lock in self._registry.all_locks():
+            if digest in self._built(lock):
+                return self._blobs.path(digest)
+        raise WheelNotHere(digest)
+
+    def _built(self, lock: Digest) -> frozenset[Digest]:
+        """What a lock has that was built here. A lock never changes, so what was read once is remembered."""
+        known = _BUILT.get(lock)
+        if known is None:
+            packages = Lock.from_pylock(self._blobs.read(lock).decode()).packages
+            known = frozenset(each.artifact.digest for each in packages if each.artifact.url is None)
+            if len(_BUILT) >= _REMEMBERED:
+                _BUILT.clear()
+            _BUILT[lock] = known
+        return known
+
+
+def why_not(lock: Lock, spec: Spec, platform: Platform) -> str | None:
+    """
+    Why a lock is not one of a spec for a platform, or None if it may be.
+
+    Whether a resolver would have chosen the same is not asked: only whether what is asked for is there, and everything
+    comes from where anybody can fetch it.
+    """
+    wanted = spec.conda.python if spec.conda and spec.conda.python else spec.python
+    if lock.target.platform != platform:
+        return f"it is for {lock.target.platform}"
+    if not re.fullmatch(r"3\.\d+\.\d+", lock.target.python) or not admits(wanted, lock.target.python):
+        return f"it is for Python {lock.target.python}, the spec asks for {wanted or '3'}"
+    if (lock.target.glibc is None) != (platform.os != "linux"):
+        return "it is for a glibc, which is Linux's" if lock.target.glibc else "it names no glibc"
+    if lock.base is not None and (spec.image is None or platform.os != "linux"):
+        return "it is for a base image, and the spec has none"
+    for package in lock.packages:
+        if why := _why_not_package(package):
+            return f"{package.name}: {why}"
+    if spec.pylock is not None:
+        strange = [each.name for each in lock.packages if each.artifact.digest.hex not in spec.pylock]
+        return f"the spec's own lock has no {', '.join(strange[:3])} like that" if strange else None
+    if not spec.has_dependencies and lock.packages:
+        return "the spec asks for no packages"
+    for requirement in spec.pip_requirements:
+        if why := _why_not_requirement(lock, requirement):
+            return why
+    return None
+
+
+def _why_not_package(package: LockedPackage) -> str | None:
+    if package.name != canonicalize_name(package.name):
+        return "not a normalised name"
+    try:
+        name, version, _, _ = parse_wheel_filename(package.artifact.filename)
+        if name != package.name or version != Version(package.version):
+            return f"{package.artifact.filename} is a wheel of something else"
+    except (InvalidWheelFilename, InvalidVersion):
+        return f"{package.artifact.filename} is no wheel's name"
+    for artifact in filter(None, (package.artifact, package.built_from)):
+        if artifact.url is None:
+            return "it was built where the lock was made, and is not here: have it locked by the server"
+        if not artifact.url.startswith(("https://", "http://")) or has_credentials(artifact.url):
+            return "its address is not one that everybody can fetch it from"
+    return None
+
+
+def _why_not_requirement(lock: Lock, requirement: Requirement) -> str | None:
+    try:
+        asked = Pep508(requirement.text)
+    except InvalidRequirement:
+        # A bare URL says no name. Whether it is among the packages can't be told.
+        return None
+    if asked.marker is not None and not _applies(asked.marker, lock.target):
+        return None
+    package = lock.package(canonicalize_name(asked.name))
+    if package is None:
+        return f"it has no {asked.name}, which the spec asks for"
+    if not asked.specifier.contains(package.version, prereleases=True):
+        return f"it has {package.name} {package.version}, the spec asks for {requirement.text}"
+    return None
+
+
+def _applies(marker: Marker, target: Target) -> bool:
+    """Whether a marker is true on the target (PEP 508, "Environment Markers"); one that can't be told does not count."""
+    environment = {
+        "python_version": target.python_minor,
+        "python_full_version": target.python,
+        "implementation_name": "cpython",
+        "implementation_version": target.python,
+        "platform_python_implementation": "CPython",
+        "sys_platform": _SYSTEM[target.platform.os],
+        "platform_system": {"linux": "Linux", "darwin": "Darwin", "windows": "Windows"}[target.platform.os],
+        "os_name": "nt" if target.platform.os == "windows" else "posix",
+        "platform_machine": _MACHINE[target.platform.architecture],
+        "platform_release": "",
+        "platform_version": "",
+        "extra": "",
+    }
+    if target.platform.os == "darwin" and target.platform.architecture == "arm64":
+        environment["platform_machine"] = "arm64"
+    if target.platform.os == "windows":
+        environment["platform_machine"] = target.platform.architecture.upper()
+    return marker.evaluate(environment)

@@ -1,0 +1,276 @@
+"""
+The use cases of locks, builds, bases and wheels where a server has the store: it is asked, and what it gives is used here.
+
+What runs on this machine (`mlenv.service.running`) is the same as without a server.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NoReturn, Protocol
+
+from mlenv.build.interface import Blobs
+from mlenv.build.validate import load_image
+from mlenv.core.digest import Digest
+from mlenv.core.environment import EnvironmentVersion
+from mlenv.core.facts import BaseFacts
+from mlenv.core.image import MANIFEST_TYPE, Descriptor, Image
+from mlenv.core.image_name import full_name, is_file_source
+from mlenv.core.layer import Compression, plan_layers
+from mlenv.core.lock import Lock, LockedPackage
+from mlenv.core.locking import LockOptions
+from mlenv.core.platform import Platform
+from mlenv.core.progress import Progress
+from mlenv.core.records import BuildRecord, BuildStatus
+from mlenv.core.reference import EnvironmentName, Reference, VersionName
+from mlenv.core.spec import Sources, Spec
+from mlenv.errors import Conflict, InvalidInput, Unavailable
+from mlenv.service.artifacts import Artifacts
+from mlenv.service.bases import Base, Bases
+from mlenv.service.building import BuildResult, NoBase
+from mlenv.service.environments import Environments
+from mlenv.service.locking import DEFAULT_OPTIONS, Locking, require_lockable
+
+#: Between two looks at a build that says nothing, in seconds: the first, and the longest.
+_FIRST_LOOK: Final = 0.2
+_LONGEST_LOOK: Final = 5.0
+
+
+class BuildServer(Protocol):
+    """What a server does. `mlenv.client.registry.RemoteRegistry` is the one there is."""
+
+    def make_lock(
+        self, name: EnvironmentName, version: VersionName, platform: Platform, options: LockOptions | None
+    ) -> Digest:
+        """Let it resolve a version, unless it has; gives the lock's blob, which is kept here, too."""
+
+    def request_build(
+        self,
+        name: EnvironmentName,
+        version: VersionName,
+        platform: Platform,
+        *,
+        compression: Compression = Compression.ZSTD,
+        options: LockOptions | None = None,
+    ) -> BuildRecord:
+        """Ask for a build."""
+
+    def build(self, id: str) -> BuildRecord:
+        """A build as it stands."""
+
+    def log_lines(self, id: str) -> Iterator[str]:
+        """The lines of its log, from the first on, as they come, until the build has ended."""
+
+
+class BuildFailed(InvalidInput):
+    """A build on the server failed."""
+
+    def __init__(self, build: BuildRecord) -> None:
+        super().__init__(build.error or f"the build of {build.name}:{build.version} failed, and does not say why")
+        self.hint = f"its whole log: `mlenv build logs {build.id}`"
+        self.build = build
+
+
+class BuildCanceled(Conflict):
+    """Somebody canceled the build."""
+
+    def __init__(self, build: BuildRecord) -> None:
+        super().__init__(f"the build of {build.name}:{build.version} was canceled")
+        self.build = build
+
+
+class NotThroughServer(InvalidInput):
+    """Something that is done where the store is, and not through a server."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(f"{what} can't be done through a server")
+        self.hint = hint
+
+
+class RemoteEnvironments(Environments):
+    """The environments of a workspace or registry on a server."""
+
+    def _name(self, reference: Reference) -> EnvironmentName:
+        """The name: whoever opened this has looked at where the reference leads."""
+        return reference.name
+
+
+class RemoteLocking(Locking):
+    """Locks that the server makes, or this machine where only it knows for which Python."""
+
+    def __init__(self, server: BuildServer, *arguments: Any, **keywords: Any) -> None:
+        """
+        Args:
+            server: Makes locks.
+            arguments, keywords: As for `Locking`, whose registry names in the server what was made here.
+        """
+        super().__init__(*arguments, **keywords)
+        self._server = server
+
+    def _make(self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress) -> Lock:
+        require_lockable(version)
+        if platform == self._host_platform and _says_no_python(version.spec):
+            return super()._make(version, platform, options, progress)
+        with progress.step(f"Locking {version} for {platform} on the server") as step:
+            asked = None if options == DEFAULT_OPTIONS else options
+            lock = self._read(self._server.make_lock(version.name, version.version, platform, asked))
+            step.note(f"{len(lock.packages)} packages")
+        return lock
+
+
+def _says_no_python(spec: Spec) -> bool:
+    """Whether neither the spec nor a base image says which Python is meant: then it is that of whoever runs it."""
+    return spec.image is None and spec.python is None and (spec.conda is None or spec.conda.python is None)
+
+
+class RemoteArtifacts(Artifacts):
+    """Wheels that the server built come from it, all others from their indexes."""
+
+    def ensure(self, packages: Sequence[LockedPackage], sources: Sources, *, progress: Progress) -> None:
+        """Have every package's wheel here."""
+        built = [each for each in packages if each.artifact.url is None and not self._blobs.has(each.artifact.digest)]
+        if built:
+            with progress.step(f"Fetching {len(built)} wheels that the server built"):
+                for each in built:
+                    self._blobs.path(each.artifact.digest)
+        super().ensure(packages, sources, progress=progress)
+
+
+class RemoteBases(Bases):
+    """The base images of a server."""
+
+    def find(self, name: str, platform: Platform | None = None, *, progress: Progress) -> Base | None:
+        """A base there by what a spec's `image` says, or one in a file here; None if it is not at hand."""
+        if is_file_source(name):
+            raise NotThroughServer(f"looking into {name}", "leave the server out: `mlenv --embedded base show …`")
+        digest = self._registry.base(full_name(name))
+        facts = self._registry.facts(digest) if digest is not None else None
+        if digest is None or facts is None or platform not in {None, facts.platform}:
+            return None
+        return Base(_image_of(facts), facts)
+
+    def import_(self, *_: object, **__: object) -> NoReturn:
+        """Refused."""
+        raise NotThroughServer("importing a base image", _ON_SERVER)
+
+    def create(self, *_: object, **__: object) -> NoReturn:
+        """Refused."""
+        raise NotThroughServer("making a base image", _ON_SERVER)
+
+
+#: What to do about it.
+_ON_SERVER: Final = "do it where the server runs, with the server's home as MLENV_HOME and `--embedded`"
+_NEW_LAYERS: Final = re.compile(r"\b(\d+) new\b")
+
+
+def _image_of(facts: BaseFacts) -> Image:
+    """A base image that is on the server, by its digest alone."""
+    return Image(Descriptor(MANIFEST_TYPE, facts.digest, 0), {}, facts.digest, ())
+
+
+class RemoteBuilding:
+    """Builds that the server makes. It has `build` as `mlenv.service.building.Building` has it."""
+
+    def __init__(
+        self,
+        server: BuildServer,
+        blobs: Blobs,
+        locking: Locking,
+        *,
+        say: Callable[[str], None],
+        whole: bool = False,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """
+        Args:
+            blobs: Brings from the server what is not here.
+            say: Is told the lines of the build's log.
+            whole: Bring the images' layers here, too.
+        """
+        self._server, self._blobs, self._locking = server, blobs, locking
+        self._say, self._whole, self._pause = say, whole, pause
+
+    def build(
+        self,
+        version: EnvironmentVersion,
+        platform: Platform,
+        *,
+        compression: Compression = Compression.ZSTD,
+        options: LockOptions | None = None,
+        progress: Progress,
+    ) -> BuildResult:
+        """
+        The version's image for a platform: the one that was built, or else one that the server builds now.
+
+        Raises:
+            NoBase, NeedsConda, DockerfileNotBuilt: There is nothing to build on.
+            BuildFailed, BuildCanceled: The build came to nothing.
+            Unavailable: The server does not answer.
+        """
+        require_lockable(version)
+        if version.spec.image is None:
+            raise NoBase(f"{version} names no base image")
+        asked = self._server.request_build(
+            version.name, version.version, platform, compression=compression, options=options
+        )
+        ended = self.follow(asked)
+        if ended.image is None:
+            raise Unavailable(f"the server does not say which image build {ended.id} made")
+        lock = self._locking.lock(version, platform, progress=progress)
+        image = load_image(ended.image, self._blobs)
+        if self._whole:
+            self.bring(image, progress)
+        count = len(plan_layers(lock.packages))
+        if asked.status.ended:
+            return BuildResult(image, None, lock, 0, count)
+        return BuildResult(image, ended, lock, _new_layers(ended, count), count)
+
+    def follow(self, build: BuildRecord) -> BuildRecord:
+        """
+        Wait for a build's end, and pass on what its log says.
+
+        Raises:
+            BuildFailed, BuildCanceled: It came to nothing.
+        """
+        if not build.status.ended:
+            try:
+                for line in self._server.log_lines(build.id):
+                    self._say(line)
+            except KeyboardInterrupt:
+                # NOTE: it may be others' build, too.
+                self._say(f"the build goes on; `mlenv build cancel {build.id}` ends it")
+                raise
+            build = self.ended(self._server.build(build.id))
+        if build.status is BuildStatus.CANCELED:
+            raise BuildCanceled(build)
+        if build.status is not BuildStatus.SUCCEEDED:
+            raise BuildFailed(build)
+        return build
+
+    def ended(self, build: BuildRecord) -> BuildRecord:
+        """Wait for a build's end, however it ends: its log may be whole a moment before."""
+        look = _FIRST_LOOK
+        while not build.status.ended:
+            self._pause(look)
+            look = min(look * 2, _LONGEST_LOOK)
+            build = self._server.build(build.id)
+        return build
+
+    def bring(self, image: Image, progress: Progress) -> None:
+        """Have all of an image here."""
+        missing = [layer for layer, _ in image.layers if not self._blobs.has(layer.digest)]
+        self._blobs.path(image.config_digest)
+        if missing:
+            size = sum(each.size for each in missing)
+            with progress.step(f"Fetching {len(missing)} layers", total=size, unit="bytes") as step:
+                for each in missing:
+                    self._blobs.path(each.digest)
+                    step.advance(each.size)
+
+
+def _new_layers(build: BuildRecord, count: int) -> int:
+    """How many layers were made now, as the build's steps say it."""
+    for step in build.steps:
+        if step.title == "Building layers":
+            return int(match[1]) if (match := _NEW_LAYERS.search(step.note)) else count
+    return 0

@@ -1,0 +1,172 @@
+"""
+PostgreSQL: how it is reached, what its addresses look like, and what its errors mean.
+
+What may be waited for has a limit: connecting, a statement, a lock, a transaction that does nothing. A connection that
+was not used for a while is tried before it is, so that a database may be started anew under a server.
+"""
+
+import random
+import time
+from typing import Any, Final
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from mlenv.errors import InvalidInput, MlenvError
+from mlenv.store.database import (
+    StoreBusy,
+    StoreCrowded,
+    StoreDamaged,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreachable,
+    StoreUnusable,
+    UnstorableValue,
+)
+
+#: Seconds to wait for a connection, for one of the pool, for a statement, and for a lock.
+CONNECT_TIMEOUT: Final = 10
+POOL_TIMEOUT: Final = 15
+STATEMENT_TIMEOUT: Final = 30
+LOCK_TIMEOUT: Final = 15
+#: Seconds that a transaction may do nothing, before the database ends it and lets go of its locks.
+IDLE_TIMEOUT: Final = 60
+#: Connections of one process: kept, and at most.
+POOL_SIZE: Final = 10
+POOL_MOST: Final = 20
+
+_DRIVERS: Final = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
+_OPTIONS: Final = (
+    f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout={LOCK_TIMEOUT}s "
+    f"-c idle_in_transaction_session_timeout={IDLE_TIMEOUT}s "
+    # Every list here is a page in the order of an index. Without statistics yet, or for a limit that it does not know,
+    # the planner would rather read all rows and sort them.
+    "-c enable_bitmapscan=off -c random_page_cost=1.1"
+)
+#: Seconds after which a connection that was not used is tried before it is.
+_TRIED_AFTER: Final = 5.0
+#: How soon a machine that vanished is noticed (libpq, "Parameter Key Words"): seconds, but for the timeout in milliseconds.
+_KEEPALIVE: Final = {
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+# PostgreSQL's documentation, appendix A, "Error Codes".
+_OVERTAKEN: Final = frozenset({"40001", "40P01", "23505"})
+_BUSY: Final = frozenset({"55P03", "57014", "40001", "40P01", "25P03"})
+_BUSY_HINT: Final = "try again; if it stays so, see `pg_stat_activity` for what holds the lock"
+_FULL_HINT: Final = "make room on the disk of the database"
+_UNUSABLE_HINT: Final = "check the database's own log, and that its user may use and change its tables"
+_CROWDED: Final = ("too many clients", "too many connections", "remaining connection slots")
+
+
+class InvalidDatabase(InvalidInput):
+    """The address of a database that none can be at."""
+
+    hint = "write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with `%40` for an `@` in a password"
+
+    def __init__(self, why: str) -> None:
+        # NOTE: the address itself is not repeated, for where its password is can't be told.
+        super().__init__(f"not the address of a database: {why}")
+
+
+def parse_url(text: str) -> URL:
+    """A PostgreSQL address, for the driver that is used. Raises `InvalidDatabase`."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise InvalidDatabase("it can't be read") from None
+    if url.drivername not in _DRIVERS:
+        raise InvalidDatabase(f"it begins with {url.drivername!r}, expected 'postgresql'")
+    return url.set(drivername="postgresql+psycopg")
+
+
+def postgresql_engine(url: URL) -> Engine:
+    """An engine with a pool of connections. Nothing is connected yet."""
+    given = url.query.get("options", "")
+    options = f"{_OPTIONS} {given if isinstance(given, str) else ' '.join(given)}".strip()
+    arguments = {
+        "connect_timeout": CONNECT_TIMEOUT,
+        "application_name": "mlenv",
+        "client_encoding": "UTF8",
+        **_KEEPALIVE,
+    }
+    engine = create_engine(
+        url.difference_update_query(["options"]),
+        connect_args={key: value for key, value in arguments.items() if key not in url.query} | {"options": options},
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_MOST - POOL_SIZE,
+        pool_timeout=POOL_TIMEOUT,
+        pool_recycle=1800,
+    )
+
+    @event.listens_for(engine, "checkin")
+    def _used(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _try(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if time.monotonic() - record.info.get("used", time.monotonic()) > _TRIED_AFTER:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+                # This makes the pool forget all its connections, and make a new one.
+                raise DisconnectionError from error
+
+    return engine
+
+
+def where(url: URL) -> str:
+    """A database's address without password and parameters, for messages."""
+    bare = URL.create("postgresql", url.username, None, url.host, url.port, url.database)
+    return bare.render_as_string(hide_password=True)
+
+
+def overtaken(error: DBAPIError) -> bool:
+    """Whether another transaction came first, so that the same transaction may work when it is run again."""
+    return getattr(error.orig, "sqlstate", None) in _OVERTAKEN
+
+
+def pause(attempt: int) -> float:
+    """How long to wait before that attempt's transaction is run again, in seconds: longer each time, and by chance."""
+    return random.uniform(0.0, 0.01 * 2**attempt)
+
+
+def meaning(error: DBAPIError, url: URL) -> MlenvError:
+    """What an error of PostgreSQL, or of its driver, means to the user."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    place, why = where(url), _reason(error, url)
+    if state in _BUSY:
+        return StoreBusy(place, hint=_BUSY_HINT)
+    if state == "53100":
+        return StoreFull(place, hint=_FULL_HINT)
+    if state == "53300" or any(text in why for text in _CROWDED):
+        return StoreCrowded(place)
+    if state == "25006":
+        return StoreReadOnly(place)
+    if state.startswith(("22", "54")) or type(error.orig).__name__ == "DataError":
+        return UnstorableValue(why)
+    if state in {"XX001", "XX002"}:
+        return StoreDamaged(place, why)
+    if state.startswith(("08", "28", "3D", "57P")) or error.connection_invalidated or _lost(error):
+        return StoreUnreachable(place, why)
+    return StoreUnusable(place, why, hint=_UNUSABLE_HINT)
+
+
+def _lost(error: DBAPIError) -> bool:
+    """The driver's errors of connections have no code of PostgreSQL."""
+    return not getattr(error.orig, "sqlstate", None) and type(error.orig).__name__ in {
+        "OperationalError",
+        "ConnectionTimeout",
+        "InterfaceError",
+    }
+
+
+def _reason(error: DBAPIError, url: URL) -> str:
+    """The first line of the database's message. Its later lines quote rows."""
+    lines = str(error.orig).strip().splitlines()
+    text = lines[0] if lines else type(error.orig).__name__
+    return text.replace(url.password, "***") if url.password else text

@@ -1,0 +1,1 @@
+"""Durable work: builds and jobs on a queue, and the workers that do them."""

@@ -1,0 +1,180 @@
+"""
+One build, in a process of its own: `python -m mlenv.child`.
+
+What is to be built comes as JSON on stdin. What becomes of it goes, one JSON object a line, to the file descriptor that
+`MLENV_REPORTS` names; what is told meanwhile, to stdout, for the log.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from mlenv.core.audit import Author
+from mlenv.core.layer import Compression
+from mlenv.core.platform import Platform
+from mlenv.core.progress import Step
+from mlenv.core.reference import EnvironmentName, VersionName
+from mlenv.core.scope import ScopeKey
+from mlenv.errors import MlenvError, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from mlenv.service.building import BuildResult
+    from mlenv.work.hosting import Hosting
+
+#: The variable that says where the database is: not to be seen in a list of processes, as an argument would be.
+DATABASE: Final = "MLENV_DATABASE_URL"
+#: Under what id builds are audited: a program's, not that of a principal.
+AUTHOR_ID: Final = "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be built, where. All of it is plain text."""
+
+    home: str
+    scope: str
+    build: str
+    name: str
+    version: str
+    platform: str
+    compression: str
+    options: dict[str, Any] | None
+    requested_by: str | None
+
+    def to_json(self) -> bytes:
+        """As it is sent."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """What `to_json` gave."""
+        return cls(**json.loads(data))
+
+
+def author_of(build: str, requested_by: str | None = None) -> Author:
+    """Who makes locks and names images on behalf of a build."""
+    by = f" for {requested_by}" if requested_by else ""
+    return Author(AUTHOR_ID, f"build {build}{by}")
+
+
+class Reporter:
+    """Progress as lines of a log, and as reports of steps that begin and end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+        self._guard = threading.Lock()
+
+    def report(self, **facts: Any) -> None:
+        """Tell the worker."""
+        with self._guard:
+            self._file.write(json.dumps(facts).encode() + b"\n")
+
+    def step(
+        self, title: str, *, total: int | None = None, unit: Literal["bytes", "items"] = "items"
+    ) -> AbstractContextManager[Step]:
+        """Start a step."""
+        return self._step(title, total, unit)
+
+    @contextmanager
+    def _step(self, title: str, total: int | None, unit: str) -> Iterator[Step]:
+        amount = f" ({total} {unit})" if total is not None else ""
+        say(f"{title}{amount} …")
+        self.report(began=title)
+        step, started = _Step(), time.monotonic()
+        try:
+            yield step
+        finally:
+            self.report(left=title)
+        seconds = round(time.monotonic() - started, 3)
+        self.report(step=title, seconds=seconds, note=step.text)
+        say(f"{title}: {step.text or 'done'} ({seconds:.1f} s)")
+
+    def warn(self, text: str) -> None:
+        """Say what the user should know."""
+        say(f"warning: {text}")
+
+
+class _Step:
+    text = ""
+
+    def advance(self, amount: int) -> None:
+        """Nothing: who reads a log wants lines."""
+
+    def note(self, text: str) -> None:
+        self.text = text
+
+
+def say(text: str) -> None:
+    """A line of the log."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main(open_hosted: "Callable[[Path, str | None], AbstractContextManager[Hosting]]") -> int:
+    """Build what stdin says. Returns the exit code: 0 whenever the end was reported."""
+    order = Order.parse(sys.stdin.buffer.read())
+    reporter = Reporter(int(os.environ.pop("MLENV_REPORTS")))
+    try:
+        with open_hosted(Path(order.home), os.environ.pop(DATABASE, None)) as hosted:
+            result = _build(order, hosted, reporter)
+    except MlenvError as error:
+        _tell(error)
+        reporter.report(failed=_summary(error), again=isinstance(error, Unavailable))
+    except ExceptionGroup as group:
+        faults = list(_leaves(group))
+        for each in faults:
+            _tell(each)
+        if not all(isinstance(each, MlenvError) for each in faults):
+            raise
+        again = all(isinstance(each, Unavailable) for each in faults)
+        reporter.report(failed="; ".join(map(_summary, faults)), again=again)
+    else:
+        what = f"made {result.new_layers} of {result.layers} layers" if result.new_layers else "all layers were there"
+        say(f"image {result.image.manifest.digest} ({what})")
+        reporter.report(image=str(result.image.manifest.digest))
+    return 0
+
+
+def _build(order: Order, hosted: "Hosting", reporter: Reporter) -> "BuildResult":
+    from mlenv.service.builds import to_options
+
+    scope = hosted.site.store.scope(ScopeKey(order.scope))
+    if scope is None:
+        raise NotFound(f"there is no {order.scope} any more")
+    services = hosted.services(scope, author_of(order.build, order.requested_by))
+    version = services.registry.version(EnvironmentName(order.name), VersionName(order.version))
+    say(f"building {version} for {order.platform}")
+    return services.building.build(
+        version,
+        Platform.parse(order.platform),
+        compression=Compression(order.compression),
+        options=to_options(order.options),
+        recorded=False,
+        progress=reporter,
+    )
+
+
+def _summary(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _tell(error: BaseException) -> None:
+    say(f"error: {_summary(error)}")
+    for text in (getattr(error, "detail", None), getattr(error, "hint", None)):
+        if text:
+            say(str(text))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each

@@ -1,0 +1,281 @@
+"""
+The queue of builds and jobs: DBOS, a library for durable workflows, over PostgreSQL or a SQLite file of its own.
+
+One workflow is one attempt at one task: `build:WORKSPACE:ID:ATTEMPT`. DBOS stores a workflow once, however often it is
+put in, and gives it to one process at a time. Here is the side that puts in and takes out; `engine.py` has the other.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from mlenv.core.redact import redact
+from mlenv.core.scope import ScopeKey
+from mlenv.errors import Unavailable
+from mlenv.service.builds import DEFAULT_PRIORITY
+
+if TYPE_CHECKING:
+    from dbos import DBOSClient, EnqueueOptions
+
+#: The program that the workflows belong to, and what they are written for: a change of `engine.py` that can't go on
+#: with workflows that were begun before gets another number.
+APPLICATION: Final = "mlenv"
+VERSION: Final = "1"
+#: Where the queue's tables are in PostgreSQL: beside ours, out of their way.
+SCHEMA: Final = "mlenv_queue"
+#: Seconds between two looks into the queue.
+POLLING: Final = 0.15
+#: What is not ended, in DBOS's words.
+ACTIVE: Final = ("ENQUEUED", "DELAYED", "PENDING")
+#: Attempts at a task that is canceled which are looked for. Whoever begins a later one finds that it was canceled.
+_REMOVED: Final = 32
+#: How often an attempt that ended without a word is put in again.
+_AGAIN: Final = 5
+_MIGRATE = threading.Lock()
+
+
+class QueueUnavailable(Unavailable):
+    """The queue's database can't be reached or written."""
+
+    hint = "what was asked for is kept, and a worker will find it once the database answers"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the queue can't be reached: {why}")
+
+
+class TaskKind(StrEnum):
+    """What waits in the queue."""
+
+    BUILD = "build"
+    JOB = "job"
+
+    @property
+    def queue(self) -> str:
+        """The name of DBOS's queue."""
+        return f"{self.value}s"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One thing to do, in a namespace: a build by its id, or a job by its name."""
+
+    kind: TaskKind
+    scope: ScopeKey
+    id: str
+
+    @property
+    def prefix(self) -> str:
+        """How the ids of its workflows begin."""
+        return f"{self.kind}:{self.scope}:{self.id}:"
+
+    @classmethod
+    def of_workflow(cls, workflow: str) -> Self:
+        """The task that a workflow is an attempt at. A namespace's key may have a colon; ids and attempts have none."""
+        kind, _, rest = workflow.partition(":")
+        scope, id, _ = rest.rsplit(":", 2)
+        return cls(TaskKind(kind), ScopeKey(scope), id)
+
+
+class DurableQueue:
+    """The queue of a site. Meets `service.builds.Queue` and `service.jobs.JobQueue`. Safe for several threads."""
+
+    def __init__(self, home: Path, database: str | None) -> None:
+        """
+        Args:
+            home: Where the file `queue.db` is, if there is no database server.
+            database: `postgresql+psycopg://…`, or None. Of any other database, the queue stays in the file.
+        """
+        if database is not None and database.startswith("postgresql"):
+            self.url = "postgresql://" + database.partition("://")[2]
+        else:
+            self.url = f"sqlite:///{home.absolute() / 'queue.db'}"
+        self._home = home
+
+    # What is to be done.
+
+    def enqueue(self, scope: ScopeKey, id: str, *, priority: int = DEFAULT_PRIORITY) -> None:
+        """Have a worker make a build. Raises `QueueUnavailable`."""
+        self.put(Task(TaskKind.BUILD, scope, id), priority=priority)
+
+    def cancel(self, scope: ScopeKey, id: str) -> None:
+        """Take a build out of the queue; whoever makes it looks for itself. Raises `QueueUnavailable`."""
+        self.remove(Task(TaskKind.BUILD, scope, id))
+
+    def enqueue_job(self, scope: ScopeKey, name: str) -> None:
+        """Have a worker run a job. Raises `QueueUnavailable`."""
+        self.put(Task(TaskKind.JOB, scope, name))
+
+    def cancel_job(self, scope: ScopeKey, name: str) -> None:
+        """Take a job out of the queue; whoever runs it looks for itself. Raises `QueueUnavailable`."""
+        self.remove(Task(TaskKind.JOB, scope, name))
+
+    def put(
+        self, task: Task, attempt: str = "0", *, priority: int = DEFAULT_PRIORITY, delay: float | None = None
+    ) -> None:
+        """
+        Put one attempt at a task into the queue, unless it is or was there.
+
+        Args:
+            priority: 1 is taken first.
+            delay: Seconds before it may be taken; None for at once.
+        """
+        options: EnqueueOptions = {
+            "workflow_name": "mlenv.task",
+            "queue_name": task.kind.queue,
+            "workflow_id": task.prefix + attempt,
+            "app_version": VERSION,
+            "priority": priority,
+            "queue_partition_key": task.scope,
+        }
+        if delay is not None:
+            options["delay_seconds"] = delay
+        with _translated():
+            self._client.enqueue(options, task.kind.value, task.scope, task.id)
+
+    def remove(self, task: Task) -> None:
+        """Let nobody begin an attempt at a task any more."""
+        with _translated():
+            self._client.cancel_workflows([f"{task.prefix}{number}" for number in range(_REMOVED)])
+
+    # What workers look after.
+
+    def ensure(self, tasks: Sequence[tuple[Task, int, int]]) -> int:
+        """
+        Put tasks into the queue that should be there and are not: who asked for them died before, or the queue was lost.
+
+        Args:
+            tasks: Each with how often it was begun, and its priority.
+
+        Returns:
+            How many they were.
+        """
+        names = {
+            task: [*map(str, range(begun + 1)), *(f"{begun}{'r' * again}" for again in range(1, _AGAIN))]
+            for task, begun, _ in tasks
+        }
+        ids = [task.prefix + name for task, each in names.items() for name in each]
+        with _translated():
+            found = self._client.list_workflows(workflow_ids=ids, load_input=False, load_output=False) if ids else []
+        states = {each.workflow_id: each.status in ACTIVE for each in found}
+        count = 0
+        for task, begun, priority in tasks:
+            if any(states.get(task.prefix + name) for name in names[task]):
+                continue
+            free = (name for name in names[task][begun:] if task.prefix + name not in states)
+            if (name := next(free, None)) is not None:
+                self.put(task, name, priority=priority)
+                count += 1
+        return count
+
+    def tasks(self, kind: TaskKind, limit: int = 10_000) -> list[Task]:
+        """What is in the queue, or is being done."""
+        with _translated():
+            found = self._client.list_workflows(
+                queue_name=kind.queue, status=list(ACTIVE), limit=limit, load_input=False, load_output=False
+            )
+        return [Task.of_workflow(each.workflow_id) for each in found]
+
+    def executors(self) -> set[str]:
+        """Which processes have work."""
+        with _translated():
+            found = self._client.list_workflows(status="PENDING", queues_only=True, load_input=False, load_output=False)
+        return {each.executor_id for each in found if each.executor_id}
+
+    def purge(self, *, before: datetime, limit: int = 500) -> int:
+        """Forget attempts that ended before a time; how many they were."""
+        with _translated():
+            found = self._client.list_workflows(
+                status=["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"],
+                completed_before=before.isoformat(),
+                limit=limit,
+                load_input=False,
+                load_output=False,
+            )
+            if ids := [each.workflow_id for each in found]:
+                self._client.delete_workflows(ids)
+        return len(ids)
+
+    def configure(self, kind: TaskKind, *, concurrency: int, per_scope: int) -> None:
+        """
+        Say how many tasks of a kind may be done at once. It is kept with the queue: who says it last, says it for all.
+
+        Args:
+            concurrency: In each process.
+            per_scope: Of each namespace, in all processes together; 0 for no such limit. With one, priorities count
+                within a namespace, and namespaces take turns.
+        """
+        with _translated():
+            self._client.register_queue(
+                kind.queue,
+                worker_concurrency=concurrency,
+                partition_concurrency=per_scope or None,
+                polling_interval_sec=POLLING,
+            )
+
+    def migrate(self) -> None:
+        """Make or bring up to date the queue's tables."""
+        from dbos import DBOS
+
+        quiet()
+        if self.url.startswith("sqlite"):
+            import sqlite3
+
+            # Readers and the writer do not stop each other; it is a property of the file.
+            connection = sqlite3.connect(self._home / "queue.db", timeout=30)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+            finally:
+                connection.close()
+            (self._home / "queue.db").chmod(0o600)
+        DBOS.migrate(self.url, schema=SCHEMA)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        if "_client" in self.__dict__:
+            self.__dict__.pop("_client").destroy()
+
+    @cached_property
+    def _client(self) -> "DBOSClient":
+        from dbos import DBOSClient
+
+        with _MIGRATE:
+            if (made := self.__dict__.get("_client")) is not None:
+                client: DBOSClient = made
+                return client
+            self.migrate()
+            client = self.__dict__["_client"] = DBOSClient(
+                system_database_url=self.url,
+                dbos_system_schema=SCHEMA,
+                application_name=APPLICATION,
+                retry_connection_errors=False,
+            )
+            return client
+
+
+def quiet() -> None:
+    """DBOS tells of itself at every start, to a console handler of its own: let it tell of trouble, by our handlers."""
+    logger = logging.getLogger("dbos")
+    logger.setLevel(logging.WARNING)
+    if not logger.handlers:
+        # It adds its handler where there is none.
+        logger.addHandler(logging.NullHandler())
+    logger.propagate = True
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    from dbos import error as dbos_error
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (dbos_error.DBOSException, SQLAlchemyError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        raise QueueUnavailable(redact(reason)) from error

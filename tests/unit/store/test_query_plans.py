@@ -1,0 +1,116 @@
+"""What is got and listed is found by an index and in its order, however much there is, on SQLite and PostgreSQL."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert
+from sqlalchemy.dialects import postgresql as dialects
+from support.postgres import Cluster
+
+from mlenv.store import tables
+from mlenv.store.alchemy import STATEMENTS, AlchemyDatabase, writing
+from mlenv.store.opening import open_sqlite
+from mlenv.store.server_opening import open_database
+
+TIME = "2026-03-01T12:00:00.000000+00:00"
+ENVIRONMENTS, VERSIONS, RECORDS = 2_000, 3_000, 3_000
+ONE: dict[str, str | int] = {"workspace": "team", "name": "env-0100"}
+PAGE: dict[str, str | int] = {"workspace": "team", "after": "env-0100", "limit": 100}
+
+#: What is asked for most, and lists that may be long.
+QUERIES: dict[str, dict[str, str | int]] = {
+    "environment": ONE,
+    "shown_version": ONE | {"version": "1"},
+    "version": ONE | {"version": "1"},
+    "environments": PAGE,
+    "environments_archived": PAGE | {"archived": 1},
+    "labels": {"workspace": "team", "first": "env-0100", "last": "env-0200"},
+    "versions": ONE | {"before": 2_000, "limit": 100},
+    "versions_archived": ONE | {"before": 2_000, "limit": 100, "archived": 1},
+    "stored_and_next": ONE | {"stored": "5", "next": "6"},
+    "newest_versions": ONE | {"limit": 5},
+    "label_history": ONE | {"label": "production"},
+    "lock": ONE | {"version": "1", "platform": "linux/amd64"},
+    "audit": {"after": 10, "limit": 100},
+    "audit_of": {"after": 10, "limit": 100, "scope": "team"},
+    "newest_audit": {"before": 2_000, "limit": 100},
+    "newest_audit_of": {"before": 2_000, "limit": 100, "scope": "team"},
+    "good_token": {"digest": "x", "now": TIME},
+    "reply": {"principal": "1", "key": "x"},
+}
+
+
+def fill(engine: Engine) -> None:
+    """Many environments; many versions of one; many audit records. The database has not counted them yet."""
+    common: dict[str, Any] = {"workspace": "team", "created_at": TIME, "modified_at": TIME, "archived": 0}
+    names = [f"env-{number:04}" for number in range(ENVIRONMENTS)]
+    environment = common | {"latest_version": "1", "next_version": "2", "last_sequence": 1}
+    version = common | {"document_digest": "d", "spec_digest": "d", "tags": "{}", "description": None, "details": None}
+    several = [version | {"name": "env-0100", "version": str(each), "sequence": each} for each in range(VERSIONS)]
+    single = [version | {"name": name, "version": "1", "sequence": 1} for name in names if name != "env-0100"]
+    label = {"workspace": "team", "label": "production", "sequence": 1, "version": "1", "set_at": TIME}
+    record = {"at": TIME, "scope": "team", "document": "{}", "hash": "x"}
+    with writing(engine) as connection:
+        connection.execute(insert(tables.environments), [environment | {"name": name} for name in names])
+        spec = {"workspace": "team", "document_digest": "d", "document": "{}"}
+        connection.execute(insert(tables.specs), [spec, *(spec | {"document_digest": name} for name in names)])
+        connection.execute(insert(tables.versions), several + single)
+        connection.execute(insert(tables.labels), [label | {"name": name} for name in names])
+        connection.execute(insert(tables.audit), [record | {"sequence": each} for each in range(1, RECORDS)])
+
+
+@pytest.fixture(scope="module")
+def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AlchemyDatabase]:
+    home = tmp_path_factory.mktemp("plans")
+    open_sqlite(home / "mlenv.db").close()
+    database = open_database(None, home)
+    fill(database._engine)
+    yield database
+    database.close()
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def postgresql_database(
+    postgres_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AlchemyDatabase]:
+    database = open_database(postgres_cluster.migrated_database(), Path(tmp_path_factory.mktemp("unused")))
+    fill(database._engine)
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_sqlite_searches_an_index(sqlite_database: AlchemyDatabase, name: str) -> None:
+    with sqlite_database._engine.connect() as connection:
+        statement: Any = STATEMENTS[name]
+        compiled: Any = statement.compile(sqlite_database._engine)
+        values = {**compiled.params, **QUERIES[name]}
+        given = tuple(values[each] for each in compiled.positiontup or ())
+        plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", given)]
+    steps = [step for step in plan if not step.startswith("CORRELATED")]
+    assert steps
+    assert [step for step in steps if not step.startswith("SEARCH ")] == []
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("name", QUERIES)
+def test_postgresql_searches_an_index(postgresql_database: AlchemyDatabase, name: str, mode: str) -> None:
+    dialect: Any = dialects.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+    statement: Any = STATEMENTS[name]
+    compiled: Any = statement.compile(dialect=dialect)
+    values = [QUERIES[name][each] for each in compiled.positiontup]
+    given = ", ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in values)
+    with postgresql_database._engine.connect() as connection:
+        connection.exec_driver_sql(f"SET LOCAL plan_cache_mode = {mode}")
+        connection.exec_driver_sql(f"PREPARE asked AS {compiled}")
+        try:
+            plan = [row[0] for row in connection.exec_driver_sql(f"EXPLAIN (COSTS OFF) EXECUTE asked({given})")]
+        finally:
+            connection.exec_driver_sql("DEALLOCATE asked")
+    text = "\n".join(plan)
+    assert "Index" in text
+    assert [word for word in ("Sort", "Seq Scan", "Bitmap", "Hash") if word in text] == [], text
