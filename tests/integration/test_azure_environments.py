@@ -242,6 +242,10 @@ def test_neither_version_of_an_environment_is_null(server: Server, name: str) ->
         ({"image": "i", "osType": "BeOS"}, "linux or windows"),
         ({"image": "i", "inferenceConfig": {"livenessRoute": {"port": 1, "path": "/"}}}, "readinessRoute"),
         ({"image": "i", "isArchived": "yes"}, "isArchived"),
+        ({"image": "i", "stage": "\ud800"}, "can't be kept"),
+        ({"image": "i", "properties": {"a": "b" * 70_000}}, "too long"),
+        ({"image": "i", "intellectualProperty": {"a": "b" * 70_000}}, "too long"),
+        ({"image": "i", "tags": {str(number): "" for number in range(101)}}, "too many"),
     ],
 )
 def test_what_the_client_does_not_stop_is_refused(server: Server, properties: dict[str, Any], said: str) -> None:
@@ -330,12 +334,12 @@ def test_versions_can_not_be_deleted(server: Server, name: str) -> None:
     assert _get(server, f"/{name}/versions/1").status_code == 200
 
 
-def test_what_only_the_native_dialect_can_say_survives_being_archived(newest: Client, server: Server, name: str) -> None:
+def test_what_only_the_native_dialect_can_say_survives_being_archived(
+    newest: Client, server: Server, name: str
+) -> None:
     with server.client() as client:
         spec = {"image": "python:3.11", "requirements": [{"text": "numpy"}]}
-        made = client.post(
-            "/api/v1/workspaces/default/environments", json={"name": name, "version": "1", "spec": spec}
-        )
+        made = client.post("/api/v1/workspaces/default/environments", json={"name": name, "version": "1", "spec": spec})
         assert made.status_code == 201, made.text
     newest.run('client.environments.archive(name, version="1")', name=name)
     assert _get(server, f"/{name}/versions/1").json()["properties"]["isArchived"] is True

@@ -19,10 +19,14 @@ from mlenv.server.azure.errors import WRITERS
 #: Seconds that all of it may take.
 _LIMIT: Final = float(os.environ.get("MLENV_FUZZ_SECONDS", "20"))
 _PROVIDER: Final = "providers/Microsoft.MachineLearningServices"
-_WORKSPACE: Final = f"/subscriptions/{DEFAULT_SUBSCRIPTION}/resourceGroups/{DEFAULT_GROUP}/{_PROVIDER}/workspaces/default"
+_WORKSPACE: Final = (
+    f"/subscriptions/{DEFAULT_SUBSCRIPTION}/resourceGroups/{DEFAULT_GROUP}/{_PROVIDER}/workspaces/default"
+)
 
 _TEXTS = st.one_of(
-    st.sampled_from(["1", "latest", "e", "a/b", "..", "%00", "\0", "ü", "\ud800", "'", "true", "-1", "9" * 400, "x" * 3000]),
+    st.sampled_from(
+        ["1", "latest", "e", "a/b", "..", "%00", "\0", "ü", "\ud800", "'", "true", "-1", "9" * 400, "x" * 3000]
+    ),
     st.text(max_size=20),
 )
 _JSON = st.recursive(
@@ -138,7 +142,9 @@ def test_no_request_makes_the_server_fail(server: InProcess, routes: list[tuple[
     def ask(data: Any) -> None:
         method, template = data.draw(st.sampled_from(routes), "route")
         path = _path(template, data, container)
-        query = {name: value.encode("utf-8", "replace").decode() for name, value in data.draw(_QUERIES, "query").items()}
+        query = {
+            name: value.encode("utf-8", "replace").decode() for name, value in data.draw(_QUERIES, "query").items()
+        }
         if template.startswith("/blobs") and data.draw(st.booleans(), "signed"):
             query |= signature
         headers = {name: value.strip() for name, value in data.draw(_HEADERS, "headers").items()}

@@ -114,7 +114,9 @@ def test_a_registration_is_answered_as_one_that_takes_a_while(server: Server, na
         assert done.json()["id"] == f"azureml://registries/shared/environments/{name}/versions/1"
 
 
-def test_a_build_context_is_uploaded_and_named_by_its_content(azure: Client, server: Server, name: str, tmp_path: Path) -> None:
+def test_a_build_context_is_uploaded_and_named_by_its_content(
+    azure: Client, server: Server, name: str, tmp_path: Path
+) -> None:
     context = tmp_path / "context"
     (context / "deep").mkdir(parents=True)
     (context / "Dockerfile").write_text("FROM scratch\n")
@@ -161,7 +163,9 @@ def test_a_version_is_shared(azure: Client, name: str) -> None:
 
 def test_what_is_shared_already_is_said_so(newest: Client, name: str) -> None:
     share = 'client.environments.share(name, "1", share_with_name=name, share_with_version="1", registry_name="shared")'
-    newest.run(f'client.environments.create_or_update(Environment(name=name, version="1", image="i"))\n{share}', name=name)
+    newest.run(
+        f'client.environments.create_or_update(Environment(name=name, version="1", image="i"))\n{share}', name=name
+    )
     with pytest.raises(AzureError, match="already exists in registry"):
         newest.run(share, name=name)
 

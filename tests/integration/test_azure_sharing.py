@@ -46,9 +46,7 @@ def test_locks_images_and_bases_come_along(tmp_path: Path) -> None:
         source.registry.set_base("docker.io/library/python:3.11", _BASE, now=_NOW)
 
         for new in (True, False):
-            shared = share(
-                source, target, Reference(_NAME, made.version), version=VersionName("9"), clock=lambda: _NOW
-            )
+            shared = share(source, target, Reference(_NAME, made.version), version=VersionName("9"), clock=lambda: _NOW)
             assert shared.new is new
         assert (shared.version.description, shared.version.tags) == ("words", {"a": "b"})
         assert shared.version.details == {"stage": "Production"}

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import re
 import secrets
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 from support.azure import NEWEST, OLDEST, AzureError, Client, azure_client
-from support.server import Server, run_server
+from support.server import Server, run_server, wait_until
 
 pytestmark = [pytest.mark.online, pytest.mark.xdist_group("azure")]
 
@@ -141,7 +143,9 @@ def test_a_file_is_put_asked_for_and_read_in_parts(storage: httpx.Client) -> Non
     again = storage.put(path, content=b"other", headers={**_BLOB, "If-None-Match": "*"})
     assert (again.status_code, again.headers["x-ms-error-code"]) == (409, "BlobAlreadyExists")
     assert "<Code>BlobAlreadyExists</Code>" in again.text
-    told = storage.put(path, params={"comp": "metadata"}, headers={"x-ms-meta-Upload_Status": "completed", "x-ms-meta-name": "n"})
+    told = storage.put(
+        path, params={"comp": "metadata"}, headers={"x-ms-meta-Upload_Status": "completed", "x-ms-meta-name": "n"}
+    )
     assert told.status_code == 200
     known = storage.head(path)
     assert known.headers["x-ms-meta-upload_status"] == "completed"
@@ -176,7 +180,8 @@ def test_files_are_listed_in_pages(storage: httpx.Client, container: str) -> Non
     assert found == [name.replace("<&>", "&lt;&amp;&gt;") for name in names]
     assert marker == ""
     tops = storage.get(
-        str(storage.base_url)[:-1], params={"comp": "list", "restype": "container", "prefix": "listed/", "delimiter": "/"}
+        str(storage.base_url)[:-1],
+        params={"comp": "list", "restype": "container", "prefix": "listed/", "delimiter": "/"},
     )
     assert re.findall(r"<BlobPrefix><Name>(.*?)</Name>", tops.text) == [f"listed/{number}/" for number in range(5)]
 
@@ -227,7 +232,13 @@ def test_what_makes_no_sense_is_refused(
 
 def _signed(server: Server, container: str, query: dict[str, str], method: str = "GET") -> httpx.Response:
     with server.client("") as client:
-        return client.request(method, f"/blobs/{container}/signed.txt", params=query, headers=_BLOB, content=b"x" if method == "PUT" else None)
+        return client.request(
+            method,
+            f"/blobs/{container}/signed.txt",
+            params=query,
+            headers=_BLOB,
+            content=b"x" if method == "PUT" else None,
+        )
 
 
 def test_a_signature_is_good_for_one_container_and_what_it_says(server: Server, container: str, signature: str) -> None:
@@ -301,7 +312,8 @@ def test_code_is_found_by_its_hash_wherever_it_is(server: Server) -> None:
         lookup = {"hash": hash, "hashVersion": "202208"}
         assert client.get(f"{_WORKSPACE}/codes/some-name/versions", params=lookup).json() == {"value": []}
         pending = client.post(
-            f"{_WORKSPACE}/codes/first/versions/1/startPendingUpload", json={"pendingUploadType": "TemporaryBlobReference"}
+            f"{_WORKSPACE}/codes/first/versions/1/startPendingUpload",
+            json={"pendingUploadType": "TemporaryBlobReference"},
         ).json()
         place = pending["blobReferenceForConsumption"]
         assert place["credential"]["credentialType"] == "SAS"
@@ -352,7 +364,9 @@ def test_other_workspaces_and_datastores_are_not_found(azure: Client, call: str)
 
 def test_one_sees_only_ones_own(server: Server) -> None:
     with server.client() as admin:
-        admin.post("/api/v1/workspaces", json={"name": "hidden", "subscription": "11111111-0000-0000-0000-000000000000"})
+        admin.post(
+            "/api/v1/workspaces", json={"name": "hidden", "subscription": "11111111-0000-0000-0000-000000000000"}
+        )
         admin.post("/api/v1/principals", json={"name": "narrow"})
         admin.put("/api/v1/workspaces/default/grants/narrow", json={"role": "reader"})
         secret = admin.post("/api/v1/tokens", json={"name": "t", "owner": "narrow"}).json()["secret"]
@@ -367,3 +381,17 @@ def test_one_sees_only_ones_own(server: Server) -> None:
         assert own.get(hidden).status_code == 404
         place = f"{hidden}/resourceGroups/local/providers/Microsoft.MachineLearningServices/workspaces/hidden"
         assert own.get(place).status_code == 404
+
+
+def test_a_client_that_vanishes_leaves_nothing(server: Server, container: str, signature: str) -> None:
+    address, context = urlsplit(server.url), ssl.create_default_context(cafile=str(server.ca))
+    path = f"/blobs/{container}/vanished.bin?{signature}"
+    with socket.create_connection(("127.0.0.1", address.port or 0)) as plain:
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+            head = f"PUT {path} HTTP/1.1\r\nHost: {address.netloc}\r\nx-ms-blob-type: BlockBlob\r\n"
+            secure.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode() + b"x" * 200_000)
+            wait_until(lambda: any((server.home / "oci" / "ingest").glob("*/*")), "nothing comes in", 20, server)
+    wait_until(lambda: not any((server.home / "oci" / "ingest").glob("*/*")), "what came in stays", 20, server)
+    assert "failed unexpectedly" not in server.log
+    with server.client() as client:
+        assert client.get(f"/blobs/{container}/vanished.bin").status_code == 404

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mlenv.core.environment import Definition, Environment, EnvironmentVersion, LabelChange, View
 from mlenv.core.reference import LATEST, EnvironmentName, LabelName, Reference
 from mlenv.core.refusals import LabelNotFound, VersionChanged
-from mlenv.core.spec import Spec
+from mlenv.core.spec import Spec, canonical_json
 from mlenv.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Environments:
         _check_spec(definition.spec)
         _check_description(definition.description)
         _check_tags(definition.tags)
+        _check_details(definition.details)
         version, new = self._registry.add_version(definition, now=self._clock())
         return Created(version, new)
 
@@ -290,6 +291,15 @@ def _check_tags(tags: Mapping[str, str]) -> None:
             raise InvalidText("a tag's name", "is empty")
         _check_text(f"the name of tag {name[:40]!r}", name, TAG_NAME_LIMIT)
         _check_text(f"the value of tag {name[:40]!r}", value, TEXT_LIMIT)
+
+
+def _check_details(details: Mapping[str, Any]) -> None:
+    try:
+        size = len(canonical_json(dict(details)).encode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidText("what goes with the version", f"can't be kept: {type(error).__name__}") from error
+    if size > TEXT_LIMIT:
+        raise InvalidText("what goes with the version", f"is too long: {size} bytes, at most {TEXT_LIMIT}")
 
 
 def _check_text(what: str, text: str, limit: int) -> None:

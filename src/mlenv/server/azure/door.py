@@ -40,7 +40,8 @@ def _open_addressed(request: Request, operation: Operation) -> Services:
 def open_at(request: Request, operation: Operation, address: Workspace) -> Services:
     """The use cases of the workspace at an address, for the request's caller. Raises `ScopeNotFound`, `NotAllowed`."""
     found = None
-    if "\0" not in str(address):
+    # What is not printable is no name, and no text for a database.
+    if str(address).isprintable():
         found = site_of(request).store.scope_at(address.subscription, address.group, address.name)
     if found is None or found.kind is not ScopeKind.WORKSPACE:
         raise ScopeNotFound(ScopeKind.WORKSPACE, address.name)
@@ -51,7 +52,7 @@ def open_as_caller(request: Request, operation: Operation, kind: ScopeKind, name
     """
     The use cases of another namespace, for the caller of a request that was opened. Raises `ScopeNotFound`, `NotAllowed`.
     """
-    if "\0" in name:
+    if not name.isprintable():
         raise ScopeNotFound(kind, name)
     return site_of(request).open(known_caller(request), operation, kind, name)
 

@@ -52,7 +52,8 @@ def write_error(problem: Problem) -> Response:
     """The resource manager's form: `{"error": {"code", "message", "details"}}`."""
     code = _CODES.get(problem.status, "ServiceError" if problem.status >= 500 else "UserError")
     details = [{"code": each.path or each.place or "Fault", "message": each.detail} for each in problem.faults]
-    details += [{"code": "Difference", "message": line} for line in problem.lines]
+    if problem.lines:
+        details.append({"code": "Difference", "message": "\n".join(problem.lines)})
     if problem.hint:
         details.append({"code": "Hint", "message": problem.hint})
     error: dict[str, Any] = {"code": code, "message": problem.detail, "innererror": {"code": problem.code}}

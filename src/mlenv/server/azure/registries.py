@@ -38,7 +38,7 @@ Writing = Annotated[Services, azure_opened(Operation.ENVIRONMENT_WRITE)]
 ENVIRONMENT = f"{REGISTRY}/environments/{{name}}"
 VERSION = f"{ENVIRONMENT}/versions/{{version}}"
 _SOURCE: Final = re.compile(
-    r"azureml://locations/[^/]+/workspaces/(?P<workspace>[^/]+)/environments/(?P<name>[^/]+)/versions/(?P<version>[^/]+)"
+    r"azureml://locations/[^/]+/workspaces/(?P<workspace>[A-Za-z0-9_.-]+)/environments/(?P<name>[^/]+)/versions/(?P<version>[^/]+)"
 )
 
 
