@@ -226,7 +226,7 @@ def _operation(
     name: str, make: Callable[[Random], bytes], server: _Server, arguments: argparse.Namespace, versions: int
 ) -> Figure:
     context = multiprocessing.get_context("fork")
-    results: Queue[list[float]] = context.Queue()
+    results: Queue[tuple[list[float], str]] = context.Queue()
     end = time.monotonic() + _WARM_UP + arguments.seconds
     clients = [
         context.Process(target=_client, args=(server, make, number, end, arguments.seconds, results))
@@ -234,7 +234,12 @@ def _operation(
     ]
     for each in clients:
         each.start()
-    found = [results.get(timeout=arguments.seconds + 60) for _ in clients]
+    found: list[list[float]] = []
+    for _ in clients:
+        latencies, fault = results.get(timeout=arguments.seconds + 60)
+        if fault:
+            raise RuntimeError(f"{name}: {fault}")
+        found.append(latencies)
     for each in clients:
         each.join()
     seconds = sorted(latency for latencies in found for latency in latencies)
@@ -252,8 +257,18 @@ def _client(
     number: int,
     end: float,
     measured: float,
-    results: "Queue[list[float]]",
+    results: "Queue[tuple[list[float], str]]",
 ) -> None:
+    """Tell the latencies of one client, or what went wrong."""
+    try:
+        results.put((_latencies(server, make, number, end, measured), ""))
+    except (RuntimeError, OSError, ValueError) as error:
+        results.put(([], f"{type(error).__name__}: {error}"))
+
+
+def _latencies(
+    server: _Server, make: Callable[[Random], bytes], number: int, end: float, measured: float
+) -> list[float]:
     """One client with one connection: what a request took, from its first byte to the answer's last, in seconds."""
     random, latencies = Random(number), []
     with _connect(server) as connection:
@@ -266,7 +281,7 @@ def _client(
                 raise RuntimeError(f"answered with {status}: {request[:200]!r}")
             if started > end - measured:
                 latencies.append(time.monotonic() - started)
-    results.put(latencies)
+    return latencies
 
 
 def _connect(server: _Server) -> socket.socket:

@@ -1,5 +1,6 @@
 """Environments of a workspace, through Azure's own client, unmodified, over TLS, at a real server process."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def _put(server: Server, path: str, body: Any) -> Any:
     with server.client() as client:
-        return client.put(f"{_WORKSPACE}/environments/{path}?api-version=2023-04-01-preview", json=body)
+        url = f"{_WORKSPACE}/environments/{path}?api-version=2023-04-01-preview"
+        return client.put(url, content=json.dumps(body), headers={"Content-Type": "application/json"})
 
 
 def _get(server: Server, path: str) -> Any:

@@ -386,12 +386,15 @@ def test_one_sees_only_ones_own(server: Server) -> None:
 def test_a_client_that_vanishes_leaves_nothing(server: Server, container: str, signature: str) -> None:
     address, context = urlsplit(server.url), ssl.create_default_context(cafile=str(server.ca))
     path = f"/blobs/{container}/vanished.bin?{signature}"
-    with socket.create_connection(("127.0.0.1", address.port or 0)) as plain:
-        with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
-            head = f"PUT {path} HTTP/1.1\r\nHost: {address.netloc}\r\nx-ms-blob-type: BlockBlob\r\n"
-            secure.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode() + b"x" * 200_000)
-            wait_until(lambda: any((server.home / "oci" / "ingest").glob("*/*")), "nothing comes in", 20, server)
-    wait_until(lambda: not any((server.home / "oci" / "ingest").glob("*/*")), "what came in stays", 20, server)
+    coming_in = server.home / "oci" / "ingest"
+    with (
+        socket.create_connection(("127.0.0.1", address.port or 0)) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+    ):
+        head = f"PUT {path} HTTP/1.1\r\nHost: {address.netloc}\r\nx-ms-blob-type: BlockBlob\r\n"
+        secure.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode() + b"x" * 200_000)
+        wait_until(lambda: any(coming_in.glob("*/*")), "nothing comes in", 20, server)
+    wait_until(lambda: not any(coming_in.glob("*/*")), "what came in stays", 20, server)
     assert "failed unexpectedly" not in server.log
     with server.client() as client:
         assert client.get(f"/blobs/{container}/vanished.bin").status_code == 404

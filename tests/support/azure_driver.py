@@ -56,10 +56,10 @@ def main() -> None:
         asked = json.loads(line)
         names = {**kept, **asked["values"], "result": None}
         try:
-            exec(asked["code"], names)
+            exec(asked["code"], names)  # noqa: S102 - that is what it is for
             answer = {"result": names["result"]}
             text = json.dumps(answer)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test is told
             told = getattr(error, "error", None)
             text = json.dumps(
                 {

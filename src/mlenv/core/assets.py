@@ -71,5 +71,7 @@ class AssetConflict(Conflict):
     hint = "leave the version out to get the next one, or name a version that is free"
 
     def __init__(self, kind: AssetKind, name: str, version: str) -> None:
-        super().__init__(f"{kind.capitalize()} {name} with version {version} is already registered and cannot be changed")
+        super().__init__(
+            f"{kind.capitalize()} {name} with version {version} is already registered and cannot be changed"
+        )
         self.kind, self.name, self.version = kind, name, version

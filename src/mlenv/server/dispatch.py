@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import fastapi.routing
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 
@@ -53,10 +52,8 @@ def flattened(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
     Raises:
         TypeError: There is something that is no route with a path and an endpoint.
     """
-    # NOTE: later versions of FastAPI keep a router that was included as it is; earlier ones copied its routes.
-    contexts = getattr(fastapi.routing, "iter_route_contexts", None)
     each: Any
-    for each in routes if contexts is None else contexts(routes):
+    for each in iter_route_contexts(routes):
         route = getattr(each, "original_route", each)
         if not isinstance(route, Route):
             raise TypeError(f"{type(route).__name__} is no route with a path and an endpoint")

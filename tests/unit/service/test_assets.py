@@ -103,7 +103,7 @@ def test_pages_are_the_newest_first_and_hide_what_is_archived(assets: Assets) ->
     assets.set_archived(AssetKind.COMPONENT, "c3", "1", True)
     assets.set_archived(AssetKind.COMPONENT, "c3", "2", True)
     first = assets.list(AssetKind.COMPONENT, newest_of_each=True, limit=2)
-    assert [each.name for each in first] == ["c4", "c2"]
+    assert [(each.name, each.version) for each in first] == [("c4", "2"), ("c2", "2")]
     rest = assets.list(AssetKind.COMPONENT, newest_of_each=True, limit=2, after=first[-1].sequence)
     assert [each.name for each in rest] == ["c1", "c0"]
     assert [each.name for each in assets.list(AssetKind.COMPONENT, View.ARCHIVED)] == ["c3", "c3"]

@@ -62,7 +62,9 @@ def list_versions(
     """
     parse_name(name)
     if hash is not None:
-        found = services.assets.find(AssetKind.CODE, _lookup(hash, version or ""), limit=10) if hash.isprintable() else []
+        found = (
+            services.assets.find(AssetKind.CODE, _lookup(hash, version or ""), limit=10) if hash.isprintable() else []
+        )
     else:
         found = services.assets.list(AssetKind.CODE, name=name)
     return {"value": [_document(services, each) for each in found]}
