@@ -19,9 +19,13 @@ _WORKSPACE = (
 _CONDA = "name: c\nchannels:\n- conda-forge\ndependencies:\n- python=3.11\n- pip:\n  - numpy==2.1.0\n"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with run_server(tmp_path_factory.mktemp("azure"), "--upload-rate", "0") as server:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on either database."""
+    database = None
+    if request.param == "postgresql":
+        database = request.getfixturevalue("postgres_cluster").empty_database()
+    with run_server(tmp_path_factory.mktemp("azure"), "--upload-rate", "0", database=database) as server:
         yield server
 
 

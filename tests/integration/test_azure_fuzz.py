@@ -80,9 +80,12 @@ _HEADERS = st.dictionaries(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
-    with in_process(tmp_path_factory.mktemp("fuzz"), upload_rate=0) as server:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    database = None
+    if request.param == "postgresql":
+        database = request.getfixturevalue("postgres_cluster").empty_database()
+    with in_process(tmp_path_factory.mktemp("fuzz"), database, upload_rate=0) as server:
         server.client.post("/api/v1/registries", json={"name": "shared"})
         server.client.put(f"{_WORKSPACE}/environments/e/versions/1", json={"properties": {"image": "i"}})
         yield server

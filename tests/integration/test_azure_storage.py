@@ -27,9 +27,13 @@ _WORKSPACE = (
 _BLOB = {"x-ms-blob-type": "BlockBlob"}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with run_server(tmp_path_factory.mktemp("azure"), "--upload-rate", "0") as server:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on either database."""
+    database = None
+    if request.param == "postgresql":
+        database = request.getfixturevalue("postgres_cluster").empty_database()
+    with run_server(tmp_path_factory.mktemp("azure"), "--upload-rate", "0", database=database) as server:
         yield server
 
 

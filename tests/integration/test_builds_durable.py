@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.builds import AMD64, BuildSite, alive, children_of, kill, make_site, until
+from support.postgres import new_cluster, remove_cluster
 
 from mlenv.core.digest import Digest
 from mlenv.core.progress import Silent
@@ -156,3 +157,25 @@ def _sql(site: BuildSite, statement: str) -> list[tuple[str, ...]]:
 
     with closing(sqlite3.connect(site.hosted.home / "mlenv.db", timeout=30)) as file, file:
         return file.execute(statement).fetchall()
+
+
+def test_a_build_outlives_the_death_of_its_database(tmp_path: Path) -> None:
+    cluster = new_cluster()
+    try:
+        with make_site(tmp_path, cluster.empty_database()) as site:
+            gate = site.gated()
+            worker = site.worker()
+            build = site.builds.request(site.version("train", "alpha"), AMD64)
+            until(gate.reached.is_set, "the build did not come to its downloads", 60, site)
+            cluster.stop("immediate")
+            gate.opened.set()
+            log = site.hosted.home / "logs" / f"{build.id}.log"
+            until(lambda: "the next one begins" in log.read_text(), "the build did not see it", 60, site)
+            cluster.start()
+            ended = site.ended(build)
+            assert ended.status is BuildStatus.SUCCEEDED
+            assert ended.attempts >= 2
+            assert worker.poll() is None
+            assert site.hosted.build_states() == {}
+    finally:
+        remove_cluster(cluster)

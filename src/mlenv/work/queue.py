@@ -7,6 +7,7 @@ put in, and gives it to one process at a time. Here is the side that puts in and
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ ACTIVE: Final = ("ENQUEUED", "DELAYED", "PENDING")
 _REMOVED: Final = 32
 #: How often an attempt that ended without a word is put in again.
 _AGAIN: Final = 5
+#: Seconds between two warnings of one kind that are passed on from DBOS.
+_SELDOM: Final = 60.0
 _MIGRATE = threading.Lock()
 
 
@@ -267,6 +270,27 @@ def quiet() -> None:
         # It adds its handler where there is none.
         logger.addHandler(logging.NullHandler())
     logger.propagate = True
+    if not any(isinstance(each, _Seldom) for each in logger.filters):
+        logger.addFilter(_Seldom())
+
+
+class _Seldom(logging.Filter):
+    """
+    Lets each kind of warning pass once a minute, in one line: while a database is away, DBOS warns at every look into it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it passes."""
+        key, now = (record.pathname, record.lineno), time.monotonic()
+        if now - self._passed.get(key, float("-inf")) < _SELDOM:
+            return False
+        self._passed[key] = now
+        record.msg, record.args = redact(record.getMessage().partition("\n")[0]), ()
+        return True
 
 
 @contextmanager
