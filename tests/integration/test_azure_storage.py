@@ -9,6 +9,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -17,6 +18,8 @@ import httpx
 import pytest
 from support.azure import NEWEST, OLDEST, AzureError, Client, azure_client
 from support.server import Server, run_server, wait_until
+
+from mlenv.server.azure.signatures import sign, signing_key
 
 pytestmark = [pytest.mark.online, pytest.mark.xdist_group("azure")]
 
@@ -261,6 +264,20 @@ def test_a_signature_is_good_for_one_container_and_what_it_says(server: Server, 
     assert _signed(server, other, query).status_code == 403
     refused = _signed(server, container, {})
     assert (refused.status_code, refused.headers["x-ms-error-code"]) == (401, "NoAuthenticationInformation")
+
+
+def test_a_signature_allows_what_it_says_until_it_ends(server: Server, container: str, signature: str) -> None:
+    key, who = signing_key(server.home), dict(parse_qsl(signature))["skoid"]
+    now = datetime.now(UTC)
+
+    def made(permissions: str, at: datetime = now) -> dict[str, str]:
+        return dict(parse_qsl(sign(key, container, who, now=at, permissions=permissions)))
+
+    assert _signed(server, container, made("w"), "PUT").status_code == 201
+    assert _signed(server, container, made("rl"), "PUT").status_code == 403
+    assert _signed(server, container, made("w")).status_code == 403
+    assert _signed(server, container, made("r")).status_code == 200
+    assert _signed(server, container, made("r", now - timedelta(hours=2))).status_code == 403
 
 
 def test_a_signature_ends_with_the_role_of_whoever_asked_for_it(server: Server, container: str) -> None:

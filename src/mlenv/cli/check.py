@@ -196,9 +196,7 @@ def _diff(settings: DiffSettings, context: Context) -> int:
         store.environments.version(each) for store, each in zip(stores, (settings.old, settings.new), strict=True)
     )
     platform = settings.platform or stores[0].host_platform
-    locks = [
-        _lock_to_compare(each, platform, store, context) for store, each in zip(stores, (old, new), strict=True)
-    ]
+    locks = [_lock_to_compare(each, platform, store, context) for store, each in zip(stores, (old, new), strict=True)]
     difference = compare_environments((old.spec, locks[0]), (new.spec, locks[1]))
     if context.printer.output is Output.TABLE:
         context.printer.text(render(old, new, difference))

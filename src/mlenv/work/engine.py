@@ -93,7 +93,7 @@ class Engine:
         NOTE: that DBOS would do by itself only for a process that comes back under its old name, or where its paid
         service watches. This is what that service calls.
         """
-        pass
+        DBOS._recover_pending_workflows(executors)
 
     def stop(self, grace: float) -> None:
         """

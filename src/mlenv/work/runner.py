@@ -73,6 +73,35 @@ class Workers:
         self._attendance.stop()
 
 
+class Watch:
+    """Listens for the signs of life of all workers, and knows who has been silent for too long."""
+
+    def __init__(self) -> None:
+        #: What was last heard of each, and when.
+        self._heard: dict[str, tuple[int, float]] = {}
+        self._listened = float("-inf")
+
+    def silent(self, beats: Mapping[str, int], now: float) -> set[str]:
+        """
+        Who is dead.
+
+        Who has not listened for a while, because the database was away or this process was stopped, has heard nothing
+        from those that live either, and begins anew.
+
+        Args:
+            beats: Every worker's number.
+            now: Seconds, of a clock that never jumps.
+        """
+        if now - self._listened > DEAD / 2:
+            self._heard.clear()
+        self._listened = now
+        self._heard = {
+            id: self._heard[id] if id in self._heard and self._heard[id][0] == beat else (beat, now)
+            for id, beat in beats.items()
+        }
+        return {id for id, (_, at) in self._heard.items() if now - at > DEAD}
+
+
 class _Attendance:
     """Says that this process lives, and looks after what others left."""
 
@@ -81,8 +110,7 @@ class _Attendance:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="attendance", daemon=True)
         self._beat = 0
-        #: What was last heard of each worker, and when, by our own clock.
-        self._heard: dict[str, tuple[int, float]] = {}
+        self._watch = Watch()
 
     def start(self) -> None:
         """Be there, from now on: before anything is taken from the queue."""
@@ -122,20 +150,13 @@ class _Attendance:
     def _recover(self) -> None:
         """Have done by the living what the dead had begun: of those without a sign of life, and those who signed off."""
         beats = self._hosted.workers.beats()
-        dead = self._silent(beats, time.monotonic())
+        dead = self._watch.silent(beats, time.monotonic()) - {self._engine.executor}
         gone = self._hosted.queue.executors() - beats.keys() - {self._engine.executor}
         if dead or gone:
             _log.warning("taking over from %s", ", ".join(sorted(dead | gone)))
             self._engine.recover(sorted(dead | gone))
             for each in dead:
                 self._hosted.workers.leave(each)
-
-    def _silent(self, beats: Mapping[str, int], now: float) -> set[str]:
-        self._heard = {
-            id: self._heard[id] if id in self._heard and self._heard[id][0] == beat else (beat, now)
-            for id, beat in beats.items()
-        }
-        return {id for id, (_, at) in self._heard.items() if now - at > DEAD and id != self._engine.executor}
 
     def _sweep(self) -> None:
         """Put in what should be in the queue; forget what has long ended."""
@@ -145,7 +166,9 @@ class _Attendance:
             (Task(TaskKind.BUILD, ScopeKey(scope), id), attempts, priority) for scope, id, attempts, priority in waiting
         ]
         jobs = self._hosted.jobs_waiting(before=before, limit=_PAGE)
-        found += [(Task(TaskKind.JOB, ScopeKey(scope), name), attempts, DEFAULT_PRIORITY) for scope, name, attempts in jobs]
+        found += [
+            (Task(TaskKind.JOB, ScopeKey(scope), name), attempts, DEFAULT_PRIORITY) for scope, name, attempts in jobs
+        ]
         if count := self._hosted.queue.ensure(found):
             _log.warning("%d builds and jobs were not in the queue, and are now", count)
         self._hosted.queue.purge(before=datetime.now(UTC) - REMEMBERED)
