@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -385,14 +386,20 @@ def test_exports_that_were_tampered_with(administrator: Person, tmp_path: Path, 
         ("update audit set document = 'not json' where sequence = 2", "record 2 was altered"),
     ],
 )
-def test_a_database_that_was_tampered_with(person: Person, tmp_path: Path, statement: str, found: str) -> None:
-    with run_server(tmp_path / "server") as server:
-        person.log_in(server, server.token)
-        person.ok("principal", "create", "one")
-        assert person.ok("audit", "verify")["whole"] is True
-        with sqlite3.connect(server.home / "mlenv.db") as database:
-            assert database.execute(statement).rowcount >= 1
-        database.close()
-        done = person.run("audit", "verify")
+def test_a_database_that_was_tampered_with(
+    administrator: Person, server: Server, statement: str, found: str, request: pytest.FixtureRequest
+) -> None:
+    administrator.ok("principal", "create", f"one-{abs(hash(request.node.name))}")
+    assert administrator.ok("audit", "verify")["whole"] is True
+    with closing(sqlite3.connect(server.home / "mlenv.db", isolation_level=None)) as database:
+        records = database.execute("select * from audit").fetchall()
+        assert database.execute(statement).rowcount >= 1
+        done = administrator.run("audit", "verify")
+        # The server goes on with its other tests.
+        database.execute("begin immediate")
+        database.execute("delete from audit")
+        database.executemany(f"insert into audit values ({', '.join('?' * len(records[0]))})", records)
+        database.execute("commit")
     assert (done.returncode, done.stdout) == (1, "")
     assert found in done.stderr, done.stderr
+    assert administrator.ok("audit", "verify")["whole"] is True
