@@ -1,9 +1,9 @@
 """
 Logs as they are written, to any number of readers at once: server-sent events (WHATWG HTML, section 9.2).
 
-However many follow one log, it is looked at by one task, and what is new is read and written as events once, for all
-who have come to its end. Whoever comes later reads what lies before by themselves. What a reader costs is in proportion
-to what they read, and a reader who does not read costs a connection.
+However many follow one log, it is looked at by one task, and a part of it is read and written as events once, for all
+who come to it at about the same time. What a reader costs is in proportion to what they read, and a reader who does not
+read costs a connection.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ _ALIVE: Final = 15.0
 #: The most that becomes one event, in bytes, unless a line is longer; and the most of a line.
 _EVENT: Final = 1 << 16
 _LINE: Final = 1 << 20
+#: How many events of one log are kept for those who come to them later.
+_KEPT: Final = 32
 #: Threads of a process that read logs; requests of other kinds have their own.
 _THREADS: Final = CapacityLimiter(4)
 
@@ -38,25 +40,18 @@ class _Tail:
     def __init__(self, state: State, read: Read) -> None:
         self._state, self._read = state, read
         self.now: LogState | None = None
-        #: The newest events, and the range of bytes that they are of.
-        self.begin = self.end = 0
-        self.text = b""
         self.followers = 0
         self.changed = asyncio.Condition()
         self.error: Exception | None = None
+        #: The newest events, by the byte at which they begin; what is being read is here, too.
+        self._events: dict[int, asyncio.Task[tuple[bytes, int]]] = {}
 
     async def watch(self) -> None:
-        """Look again and again, until it is whole, or can't be read."""
+        """Look again and again, until it is whole, or can't be looked at."""
         try:
             while self.now is None or not self.now.whole:
                 found = await to_thread.run_sync(self._state, limiter=_THREADS)
                 if self.now != found:
-                    begin = self.end if self.now is not None else found.size
-                    if self.now is not None and found.size > begin:
-                        text, end = await self.events(begin, found)
-                        self.begin, self.end, self.text = begin, end, text
-                    elif self.now is None:
-                        self.begin = self.end = begin
                     async with self.changed:
                         self.now = found
                         self.changed.notify_all()
@@ -67,6 +62,28 @@ class _Tail:
             async with self.changed:
                 self.error = error
                 self.changed.notify_all()
+
+    async def at(self, start: int, state: LogState) -> tuple[bytes, int]:
+        """As `events`, made once for all who come there at about the same time."""
+        task = self._events.get(start)
+        if task is None:
+            task = self._events[start] = asyncio.create_task(self.events(start, state))
+            if len(self._events) > _KEPT:
+                self._events.pop(next(iter(self._events)))
+        try:
+            # Who leaves must not stop it for the others.
+            text, end = await asyncio.shield(task)
+        except Exception:
+            self._forget(start, task)
+            raise
+        if end == start:
+            # There may be a whole line the next time.
+            self._forget(start, task)
+        return text, end
+
+    def _forget(self, start: int, task: "asyncio.Task[tuple[bytes, int]]") -> None:
+        if self._events.get(start) is task:
+            del self._events[start]
 
     async def events(self, start: int, state: LogState) -> tuple[bytes, int]:
         """The lines that begin at `start` as one event, and where the next one begins; no event without a whole line."""
@@ -104,10 +121,7 @@ class Followers:
                 if tail.error is not None:
                     raise tail.error
                 if now is not None and start < now.size:
-                    if tail.begin == start and tail.end > start:
-                        text, start = tail.text, tail.end
-                    else:
-                        text, start = await tail.events(start, now)
+                    text, start = await tail.at(start, now)
                     if text:
                         yield text
                         sent = loop.time()
