@@ -122,6 +122,8 @@ def problem_of(error: BaseException) -> Problem | None:
 
 def _of_store(error: MlenvError, status: int, code: str, headers: Mapping[str, str]) -> Problem:
     """What a store says names the server's own files, which are nobody's business."""
+    if getattr(error, "status", None) == 400:
+        return Problem(400, code, str(error), error.hint)
     if status == 404:
         return Problem(404, code, f"there is no blob {getattr(error, 'digest', '')}".rstrip())
     _log.error("the store failed", extra={"error": str(error), "kind": code})

@@ -112,6 +112,8 @@ class UnstorableValue(InvalidInput):
     """A value that no database would take: text with a NUL or half a surrogate pair, a number that is too large."""
 
     hint = "leave out control characters and shorten what is very long"
+    #: It says something about the request, and nothing about the store.
+    status = 400
 
     def __init__(self, why: str) -> None:
         super().__init__(f"a value can't be stored: {why}")

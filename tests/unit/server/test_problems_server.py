@@ -150,3 +150,11 @@ def test_statuses_of_the_framework_keep_their_headers() -> None:
     problem = _problem(HTTPException(405, headers={"Allow": "GET, PUT"}))
     assert problem.headers["Allow"] == "GET, PUT"
     assert "GET, PUT" in problem.detail
+
+
+def test_a_value_that_no_database_takes_is_the_callers_fault() -> None:
+    from mlenv.store.database import UnstorableValue
+
+    problem = problem_of(UnstorableValue("name has a NUL character"))
+    assert problem is not None
+    assert (problem.status, "NUL" in problem.detail) == (400, True)

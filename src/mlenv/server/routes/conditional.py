@@ -73,6 +73,10 @@ def require_match(header: str | None, tag: str) -> None:
         raise PreconditionFailed
 
 
+#: How the description names the answer of a route that takes `If-None-Match` (RFC 9110, section 15.4.5).
+UNCHANGED: Final[dict[int | str, dict[str, Any]]] = {304: {"description": "The client has it already; no body."}}
+
+
 def tagged(document: Any, if_none_match: str | None = None) -> Response:
     """Plain data as JSON with its entity tag; 304 without a body if the client has it already."""
     body = encode(document)

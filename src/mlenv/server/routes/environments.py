@@ -12,6 +12,7 @@ from mlenv.core.refusals import VersionNotFound
 from mlenv.server.door import opened
 from mlenv.server.routes.bodies import Received, answers, body_of, documented
 from mlenv.server.routes.conditional import (
+    UNCHANGED,
     IdempotencyKey,
     IfMatch,
     IfNoneMatch,
@@ -83,7 +84,7 @@ def create_version(
     return Response(body, status, {"ETag": tag_of(document), "Location": location}, "application/json")
 
 
-@_inner.get("/environments/{name}", responses=answers(wire.EnvironmentAnswer, "The environment"))
+@_inner.get("/environments/{name}", responses=answers(wire.EnvironmentAnswer, "The environment") | UNCHANGED)
 def show_environment(name: EnvironmentPath, services: Reading, if_none_match: IfNoneMatch = None) -> Response:
     """One environment as a whole."""
     environment = services.environments.environment(reference_of(name))
@@ -131,7 +132,7 @@ def list_versions(
     return page(request, limit, cursor, read, lambda each: each.version, wire.version_document, order=view.value)
 
 
-@_inner.get("/environments/{name}/versions/{version}", responses=answers(wire.VersionAnswer, "The version"))
+@_inner.get("/environments/{name}/versions/{version}", responses=answers(wire.VersionAnswer, "The version") | UNCHANGED)
 def show_version(
     name: EnvironmentPath, version: VersionPath, services: Reading, if_none_match: IfNoneMatch = None
 ) -> Response:
