@@ -28,7 +28,7 @@ from mlenv.core.digest import Digest
 from mlenv.core.spec import Requirement, Spec, canonical_json
 from mlenv.store import tables
 from mlenv.store.postgresql import parse_url
-from mlenv.wiring import Hosted
+from mlenv.wiring.hosted import Hosted
 
 HELP = "latency of get, list and create over HTTP with 16 clients"
 _RESULTS = Path(__file__).parent / "results"

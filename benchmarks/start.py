@@ -13,7 +13,7 @@ from benchmarks.ours import program
 from mlenv.core.environment import Definition
 from mlenv.core.reference import EnvironmentName, VersionName
 from mlenv.core.spec import Spec
-from mlenv.wiring import open_embedded
+from mlenv.wiring.embedded import open_embedded
 
 HELP = "start of the command line, beside `python -c pass`"
 _RESULTS = Path(__file__).parent / "results"

@@ -10,7 +10,7 @@ _SOURCE = Path(__file__).parents[1] / "src" / "mlenv"
 
 _BOTTOM = {"errors", "faults", "file_lock", "threads"}
 _CORE = {"core"} | _BOTTOM
-_WORKERS = {"resolve", "build", "run"}
+_WORKERS = {"resolve", "build", "run", "distribution"}
 _SERVICE = {"api", "service"} | _WORKERS | _CORE
 
 #: What each package may import, besides itself. A package that is not here has no place yet.
@@ -24,6 +24,7 @@ _MAY_IMPORT: dict[str, set[str]] = {
     "resolve": _CORE,
     "build": _CORE,
     "run": _CORE,
+    "distribution": _CORE,
     "store": _CORE,
     "api": _CORE,
     "client": {"api"} | _CORE,

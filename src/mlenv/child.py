@@ -2,7 +2,7 @@
 
 import sys
 
-from mlenv.wiring import Hosted
+from mlenv.wiring.hosted import Hosted
 from mlenv.work import child, job_child
 
 if __name__ == "__main__":

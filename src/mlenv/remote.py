@@ -1,5 +1,5 @@
 """
-A workspace or registry of a server as the store that commands work with; the other such store is `mlenv.wiring.Embedded`.
+A workspace or registry of a server as the store that commands work with; the other such store is `Embedded`.
 
 What is asked of it is asked of the server. What runs here (prefixes, containers) runs from bytes in `remote/` below the
 user's home, which may be deleted at any time.
@@ -15,7 +15,8 @@ from mlenv.client.registry import RemoteRegistry
 from mlenv.core.reference import Workspace
 from mlenv.core.scope import DEFAULT_WORKSPACE, ScopeKind
 from mlenv.service.remote import NotThroughServer
-from mlenv.wiring import Embedded, utc_now
+from mlenv.wiring.embedded import Embedded, utc_now
+from mlenv.wiring.machine import Machine
 
 if TYPE_CHECKING:
     from mlenv.client.connection import Connection
@@ -46,10 +47,9 @@ class Remote(Embedded):
             home: Where bytes from servers are kept on this machine.
             say: Is told lines of logs.
         """
-        super().__init__(home)
+        super().__init__(Machine(home))
         self.http, self.kind, self.name = http, kind, name
         self._say = say
-        self._here = Embedded(home)
 
     @cached_property
     def place(self) -> Workspace | str:
@@ -61,12 +61,12 @@ class Remote(Embedded):
     @cached_property
     def registry(self) -> RemoteRegistry:  # type: ignore[override]
         """The rows, on the server."""
-        return RemoteRegistry(self.http, self.kind, self.name, self._here.blobs)
+        return RemoteRegistry(self.http, self.kind, self.name, self.machine.blobs)
 
     @cached_property
     def blobs(self) -> RemoteBlobs:  # type: ignore[override]
         """The bytes: here, or else on the server."""
-        return RemoteBlobs(self._here.blobs, self.http, self.registry.root)
+        return RemoteBlobs(self.machine.blobs, self.http, self.registry.root)
 
     @cached_property
     def environments(self) -> "RemoteEnvironments":
@@ -80,7 +80,7 @@ class Remote(Embedded):
         """Use cases of base images."""
         from mlenv.service.remote import RemoteBases
 
-        return RemoteBases(self.registry, self.blobs, workdir=self.work.directory, clock=utc_now)
+        return RemoteBases(self.registry, self.blobs, workdir=self.machine.work.directory, clock=utc_now)
 
     @cached_property
     def locking(self) -> "RemoteLocking":
@@ -92,12 +92,12 @@ class Remote(Embedded):
             self.registry,
             self.blobs,
             lambda: self.bases,
-            lambda: self.resolver,
-            lambda: self.fetcher,
-            host_pythons=lambda: [each.version for each in self.pythons.find()],
-            host_platform=self.host_platform,
+            lambda: self.machine.resolver,
+            lambda: self.machine.fetcher,
+            host_pythons=lambda: [each.version for each in self.machine.pythons.find()],
+            host_platform=self.machine.host_platform,
             exclusive=self.exclusive,
-            workdir=self.work.directory,
+            workdir=self.machine.work.directory,
             clock=utc_now,
         )
 
@@ -106,7 +106,7 @@ class Remote(Embedded):
         """Brings wheels here."""
         from mlenv.service.remote import RemoteArtifacts
 
-        return RemoteArtifacts(self.blobs, lambda: self.fetcher)
+        return RemoteArtifacts(self.blobs, lambda: self.machine.fetcher)
 
     @cached_property
     def building(self) -> "RemoteBuilding":  # type: ignore[override]
@@ -127,9 +127,7 @@ class Remote(Embedded):
 
     def close(self) -> None:
         """Let go of files. The connection belongs to whoever made it."""
-        if "work" in self.__dict__:
-            self.work.close()
-        self._here.close()
+        self.machine.close()
 
 
 def open_remote(

@@ -377,7 +377,7 @@ def test_unexpected_fault_is_short_and_whole_with_verbose(run_here: Run, monkeyp
     def explode(_: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("mlenv.wiring.open_embedded", explode)
+    monkeypatch.setattr("mlenv.wiring.embedded.open_embedded", explode)
     ran = run_here("environment", "list")
     assert (ran.status, len(ran.err.splitlines())) == (1, 2)
     assert ran.err.startswith("error: unexpected ZeroDivisionError: oops\nhint: ")
@@ -390,7 +390,7 @@ def test_interrupt_is_130(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlenv.wiring.open_embedded", interrupt)
+    monkeypatch.setattr("mlenv.wiring.embedded.open_embedded", interrupt)
     assert run_here("environment", "list") == Ran(130, "", "error: interrupted\n")
 
 

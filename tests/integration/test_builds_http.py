@@ -15,7 +15,7 @@ from support.world import BASE, World, make_world
 from mlenv.api.definition import load_definition
 from mlenv.api.wire import definition_document, encode
 from mlenv.core.progress import Silent
-from mlenv.wiring import Hosted
+from mlenv.wiring.hosted import Hosted
 
 SPACE = "/api/v1/workspaces/default"
 EVENTS = {"Accept": "text/event-stream"}

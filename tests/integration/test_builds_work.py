@@ -21,7 +21,7 @@ from mlenv.errors import MlenvError
 from mlenv.service.builds import BuildNotFound, InvalidBuildOptions
 from mlenv.service.locking import LockDiffers
 from mlenv.store.audit import NoAuthor
-from mlenv.wiring import Hosted
+from mlenv.wiring.hosted import Hosted
 from mlenv.work.hosting import Limits
 from mlenv.work.queue import Task, TaskKind
 from mlenv.work.runner import Workers

@@ -19,7 +19,7 @@ from mlenv.core.facts import BaseFacts, Interpreter
 from mlenv.core.platform import Glibc, Platform
 from mlenv.core.scope import ScopeKind
 from mlenv.server.routes.conditional import KEPT
-from mlenv.wiring import utc_now
+from mlenv.wiring.embedded import utc_now
 
 BASE = "/api/v1/workspaces/default"
 SPEC = {"image": "debian:bookworm", "requirements": [{"text": "numpy==2.1.0", "origin": ["r.txt", 1]}]}

@@ -21,7 +21,7 @@ from mlenv.core.records import BuildRecord
 from mlenv.core.scope import DEFAULT_WORKSPACE, ScopeKey
 from mlenv.service.builds import Builds
 from mlenv.service.tokens import Tokens
-from mlenv.wiring import Hosted, InScope
+from mlenv.wiring.hosted import Hosted, InScope
 from support.world import BASE, World, make_world
 
 AMD64 = Platform("linux", "amd64")

@@ -18,7 +18,7 @@ import httpx
 from mlenv.cli.serving import application
 from mlenv.server.settings import Settings
 from mlenv.service.tokens import Tokens
-from mlenv.wiring import Hosted
+from mlenv.wiring.hosted import Hosted
 
 #: Seconds that a server may take to be ready, and to end.
 START_TIMEOUT = 60.0
@@ -35,6 +35,7 @@ class Server:
         url: `https://127.0.0.1:PORT`.
         ca: The certificate to trust.
         token: The first administrator's; empty where somebody else made it.
+        prefix: What its command begins with: a program that becomes the server.
         process: The process; for a server of several, their parent.
         log: What it wrote to its standard error.
     """
@@ -45,6 +46,7 @@ class Server:
     directory: Path
     url: str = ""
     token: str = ""
+    prefix: tuple[str, ...] = ()
     process: "subprocess.Popen[bytes]" = field(init=False)
 
     @property
@@ -66,7 +68,7 @@ class Server:
         self.url = ""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
         environment |= {"MLENV_HOME": str(self.home), **self.environment}
-        command = [sys.executable, "-m", "mlenv", "server", "start", "--port", "0", *self.arguments]
+        command = [*self.prefix, sys.executable, "-m", "mlenv", "server", "start", "--port", "0", *self.arguments]
         with (self.directory / "stdout").open("wb") as out, (self.directory / "stderr").open("wb") as err:
             self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
 
@@ -115,6 +117,7 @@ def run_server(
     workers: int = 0,
     processes: int = 1,
     environment: Mapping[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
 ) -> Iterator[Server]:
     """
     A server that is ready; it is stopped when the context ends.
@@ -124,12 +127,13 @@ def run_server(
         arguments: More flags.
         database: A PostgreSQL address; a SQLite file in its home if None.
         environment: More variables.
+        prefix: What its command begins with: a program that becomes the server.
     """
     flags = ["--workers", str(workers), "--processes", str(processes), *arguments]
     variables = dict(environment or {})
     if database is not None:
         variables["MLENV_DATABASE"] = database
-    server = Server(home or directory / "home", tuple(flags), variables, directory / "process")
+    server = Server(home or directory / "home", tuple(flags), variables, directory / "process", prefix=prefix)
     try:
         server.start()
         yield server

@@ -20,7 +20,7 @@ from mlenv.errors import InvalidInput, MlenvError
 
 if TYPE_CHECKING:
     from mlenv.remote import Remote
-    from mlenv.wiring import Embedded
+    from mlenv.wiring.embedded import Embedded
 
 #: How many files of a package a table names.
 _FILES_SHOWN: Final = 3
@@ -144,7 +144,7 @@ def _lock(settings: CheckSettings, context: Context, own: str | None, prefix: st
     store = context.store
     version = store.environments.version(settings.reference)
     _require_packages(version)
-    platform = settings.platform or store.host_platform
+    platform = settings.platform or store.machine.host_platform
     lock = store.locking.find(version, platform)
     if lock is None:
         raise UsageError(f"{version} is not locked for {platform}", f"lock it with `mlenv environment lock {version}`")
@@ -195,7 +195,7 @@ def _diff(settings: DiffSettings, context: Context) -> int:
     old, new = (
         store.environments.version(each) for store, each in zip(stores, (settings.old, settings.new), strict=True)
     )
-    platform = settings.platform or stores[0].host_platform
+    platform = settings.platform or stores[0].machine.host_platform
     locks = [_lock_to_compare(each, platform, store, context) for store, each in zip(stores, (old, new), strict=True)]
     difference = compare_environments((old.spec, locks[0]), (new.spec, locks[1]))
     if context.printer.output is Output.TABLE:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlenv.core.progress import Progress
     from mlenv.core.reference import Reference
     from mlenv.remote import Remote
-    from mlenv.wiring import Embedded
+    from mlenv.wiring.embedded import Embedded
 
 S = TypeVar("S")
 
@@ -120,7 +120,7 @@ class Context:
     def embedded(self) -> "Embedded":
         """This user's own store, whatever the command line says."""
         from mlenv.home import home
-        from mlenv.wiring import open_embedded
+        from mlenv.wiring.embedded import open_embedded
 
         return open_embedded(home())
 

@@ -148,7 +148,7 @@ def _shell(settings: RunSettings, context: Context) -> int:
 
 def _bash_start(context: Context) -> Path:
     """What bash reads at its start: the user's own, which may set PATH and prompt, and then ours."""
-    path = context.store.directory("cache") / "shell.bashrc"
+    path = context.store.machine.directory("cache") / "shell.bashrc"
     path.write_text(_BASH_START)
     return path
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mlenv.server import journal, run, tls
 from mlenv.server.app import create_app, preload
 from mlenv.server.health import Check
-from mlenv.wiring import Hosted, private_directory, utc_now
+from mlenv.wiring.embedded import utc_now
+from mlenv.wiring.hosted import Hosted
+from mlenv.wiring.machine import private_directory
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -99,7 +101,7 @@ def recover(settings: "Settings") -> str:
 def application(settings: "Settings", hosted: Hosted) -> "FastAPI":
     """The application over a store."""
     # Opened now, by one thread: requests come in many.
-    _ = hosted.queue, hosted.logs, hosted.workers, hosted.shared.blobs
+    _ = hosted.queue, hosted.logs, hosted.workers, hosted.machine.blobs
     return create_app(
         hosted.site,
         settings,
@@ -119,7 +121,7 @@ def _checks(hosted: Hosted) -> Mapping[str, Check]:
 
 def _writable(hosted: Hosted) -> None:
     """See that bytes can be written. Raises `OSError`, `StoreUnusable`."""
-    directory = hosted.shared.blobs.sessions.directory()
+    directory = hosted.machine.blobs.sessions.directory()
     with tempfile.TemporaryFile(dir=directory) as file:
         file.write(b"x")
 

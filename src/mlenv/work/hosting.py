@@ -1,4 +1,4 @@
-"""What workers need of a site's store. `mlenv.wiring.Hosted` is the one there is."""
+"""What workers need of a site's store. `mlenv.wiring.hosted.Hosted` is the one there is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ from mlenv.service.administration import Administration, InvalidPrincipalName, N
 from mlenv.service.site import REMEMBERED, ScopeNotFound, Site, UnknownToken
 from mlenv.service.tokens import NewToken, Tokens
 from mlenv.store.sql_site import SqlSite
-from mlenv.wiring import Hosted
+from mlenv.wiring.hosted import Hosted
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

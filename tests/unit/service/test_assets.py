@@ -16,7 +16,7 @@ from mlenv.core.scope import Scope, ScopeKind
 from mlenv.core.spec import Spec
 from mlenv.errors import Forbidden, InvalidInput
 from mlenv.service.assets import Assets, InvalidAsset, MissingEnvironment
-from mlenv.wiring import Hosted, InScope
+from mlenv.wiring.hosted import Hosted, InScope
 
 _NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 _AUTHOR = Author("1", "ada")

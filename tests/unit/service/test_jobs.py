@@ -18,7 +18,7 @@ from mlenv.core.spec import Spec
 from mlenv.errors import Forbidden
 from mlenv.service.assets import InvalidAsset, MissingEnvironment
 from mlenv.service.jobs import JobExists, Jobs, log_id
-from mlenv.wiring import Hosted, InScope
+from mlenv.wiring.hosted import Hosted, InScope
 from mlenv.work.job_child import NoCode, code_place
 from mlenv.work.job_run import UnsafePath, place_code
 

@@ -16,7 +16,7 @@ from mlenv.service.auditing import Auditing
 from mlenv.service.site import Site, UnknownToken
 from mlenv.service.tokens import LOGIN_LIFETIME, InvalidToken, NewToken, Tokens, TooMuch
 from mlenv.store.sql_site import SqlSite
-from mlenv.wiring import Hosted
+from mlenv.wiring.hosted import Hosted
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 TEAM, OTHER = ScopeKey("team"), ScopeKey("other")

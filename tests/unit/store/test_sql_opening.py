@@ -72,7 +72,7 @@ def test_store_is_private_and_durable(path: Path) -> None:
 def test_an_up_to_date_store_is_opened_and_used_without_sqlalchemy(path: Path) -> None:
     open_sqlite(path).close()
     code = (
-        "import sys, pathlib; from mlenv.wiring import open_embedded; from mlenv.core.environment import View\n"
+        "import sys, pathlib; from mlenv.wiring.embedded import open_embedded; from mlenv.core.environment import View\n"
         "with open_embedded(pathlib.Path(sys.argv[1])) as embedded: embedded.registry.environments(View.ALL, limit=1)\n"
         "heavy = {'sqlalchemy', 'alembic', 'pydantic', 'rich', 'ruamel', 'platformdirs', 'jmespath', 'filelock'}\n"
         "print(sorted(heavy & set(sys.modules)))"

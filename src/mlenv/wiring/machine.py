@@ -1,0 +1,132 @@
+"""What the namespaces of one store share on this machine: bytes, interpreters, indexes, room for work."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlenv.store.database import StoreUnusable
+
+if TYPE_CHECKING:
+    from mlenv.build.bytecode import Compiler
+    from mlenv.core.platform import Platform
+    from mlenv.resolve.index_http import HttpFetcher
+    from mlenv.resolve.machine_index import MachineIndex
+    from mlenv.resolve.pip import PipResolver
+    from mlenv.run.pythons import Pythons
+    from mlenv.store.oci import OciLayout
+    from mlenv.store.sessions import Sessions
+
+
+class Machine:
+    """
+    A directory, and what this machine does with it. What is not used is not made.
+
+    Attributes:
+        home: The directory. In it: `oci/` (blobs), `cache/uv`, `cache/wheels`, `prefixes/` (environments for local
+            runs), `locks/` (held by processes at work), `work/` (what is half done).
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    @cached_property
+    def blobs(self) -> "OciLayout":
+        """The bytes."""
+        from mlenv.store.oci import OciLayout
+
+        return OciLayout(self.directory("oci"))
+
+    @cached_property
+    def work(self) -> "Sessions":
+        """Where temporary files go, in the store's own file system."""
+        from mlenv.store.sessions import Sessions
+
+        return Sessions(self.directory() / "work")
+
+    @cached_property
+    def host_platform(self) -> "Platform":
+        """What this machine is. Raises `InvalidPlatform` on one that mlenv does not know."""
+        import platform
+
+        from mlenv.core.platform import Platform
+
+        return Platform.parse(f"{platform.system()}/{platform.machine()}")
+
+    @cached_property
+    def pythons(self) -> "Pythons":
+        """The interpreters of this machine."""
+        from mlenv.run.pythons import Pythons
+
+        return Pythons(self.directory("cache"), os.environ)
+
+    @cached_property
+    def machine_index(self) -> "MachineIndex | None":
+        """What takes the public index's place on this machine. Raises `InvalidMachineIndex`."""
+        from mlenv.resolve.machine_index import machine_index
+
+        return machine_index(os.environ)
+
+    @cached_property
+    def fetcher(self) -> "HttpFetcher":
+        """Brings files from indexes."""
+        from mlenv.resolve.index_http import HttpFetcher
+
+        return HttpFetcher(machine=self.machine_index)
+
+    @cached_property
+    def resolver(self) -> "PipResolver":
+        """Resolves pip requirements."""
+        return self.resolver_in(self.directory("cache", "uv"))
+
+    def resolver_in(self, cache: Path) -> "PipResolver":
+        """One that keeps what it fetched in a directory."""
+        from mlenv.resolve.pip import PipResolver
+
+        return PipResolver(
+            cache,
+            fetcher=self.fetcher,
+            machine=self.machine_index,
+            host=self.host_platform,
+            find_python=self._python_of_minor,
+        )
+
+    def _python_of_minor(self, minor: str) -> str | None:
+        found = next((each for each in self.pythons.find() if each.minor == minor), None)
+        return None if found is None else str(found.path)
+
+    def directory(self, *parts: str) -> Path:
+        """A directory below home, for this user's eyes only: `directory("cache", "uv")`."""
+        path = private_directory(self.home)
+        for part in parts:
+            path = private_directory(path / part)
+        return path
+
+    def compiler(self, version: str) -> "Compiler":
+        """What compiles bytecode as that full version of Python does. Raises `NoCompiler`."""
+        from mlenv.build.bytecode import Compiler
+        from mlenv.service.making import NoCompiler
+
+        python = next((each for each in self.pythons.find() if each.version == version), None)
+        if python is None:
+            raise NoCompiler(version)
+        return Compiler(python.path, version)
+
+    def close(self) -> None:
+        """Let go of files."""
+        if "blobs" in self.__dict__:
+            self.blobs.close()
+        if "work" in self.__dict__:
+            self.work.close()
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory, for this user's eyes only, if it is not there. Raises `StoreUnusable`."""
+    try:
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreUnusable(str(path), "it is not a directory") from error
+    except OSError as error:
+        raise StoreUnusable(str(path), error.strerror or str(error)) from error
+    return path
