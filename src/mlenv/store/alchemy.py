@@ -2,12 +2,11 @@
 
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -23,6 +22,7 @@ from mlenv.store import (
     statements_site,
 )
 from mlenv.store.database import Row, Run, StoreBusy, StoreUnusable, T, UnstorableValue
+from mlenv.store.group_commit import GroupCommit
 from mlenv.store.sqlite import BUSY_TIMEOUT, PRAGMAS, SqliteDatabase, meaning
 
 #: Every statement that a server makes, by name.
@@ -52,9 +52,7 @@ class AlchemyDatabase:
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._reading = engine if self._is_sqlite else engine.execution_options(**_READING)
         self._asking = engine if self._is_sqlite else engine.execution_options(**_ASKING)
-        # SQLite has one writer at a time. Threads that wait for each other here take turns; SQLite's own waiting does
-        # not wake who waits, and some would wait long.
-        self._turn: AbstractContextManager[Any] = threading.Lock() if self._is_sqlite else nullcontext()
+        self._group = GroupCommit(lambda: writing(engine)) if self._is_sqlite else None
 
     def read(self, work: Callable[[Run], T]) -> T:
         """Run `work` over one unchanging state of the database."""
@@ -69,7 +67,9 @@ class AlchemyDatabase:
         for attempt in range(1, _ATTEMPTS + 1):
             committing = False
             try:
-                with self._turn, writing(self._engine) as connection:
+                if self._group is not None:
+                    return cast(T, self._group.run(lambda connection: work(_runner(connection))))
+                with writing(self._engine) as connection:
                     result = work(_runner(connection))
                     committing = True
                 return result
@@ -193,7 +193,7 @@ def _begin_writing(connection: Connection) -> None:
     Wait for the only writer's place, asking for it often.
 
     SQLite's own waiting asks ever more rarely, up to ten times a second: where several processes write without a pause,
-    some of their requests waited for seconds. Here one thread of a process asks at a time.
+    some of their requests waited for seconds. Here one thread of a process asks at a time, for all (`GroupCommit`).
     """
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)

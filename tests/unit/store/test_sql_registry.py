@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -170,9 +171,11 @@ def test_check_finds_a_damaged_file(tmp_path: Path) -> None:
     for number in range(200):
         registry.add_version(Definition(IRIS, Spec(image=f"image-{number}" * 20)), now=NOW)
     database.close()
+    with closing(sqlite3.connect(path)) as file:
+        [(page,)] = file.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'versions_by_sequence'")
+        [(size,)] = file.execute("PRAGMA page_size")
     content = bytearray(path.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 4096] = b"\xff" * 4096
+    content[(page - 1) * size : page * size] = b"\xff" * size
     path.write_bytes(content)
     database = open_sqlite(path)
     found = SqlRegistry(database).check()
