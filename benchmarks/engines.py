@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.packages import Pins
+from mlenv.server.tls import Certificate
 
 _TOOLS = Path(__file__).parents[1] / "tools"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -84,9 +86,10 @@ def clear(directory: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A container registry on the loopback interface."""
+    """A container registry on the loopback interface: where it is, and its process."""
 
     address: str
+    pid: int
 
     def manifest(self, repository: str, tag: str) -> tuple[str, dict[str, Any]]:
         """An image's digest and manifest."""
@@ -101,8 +104,8 @@ class Registry:
 
 
 @contextmanager
-def registry(directory: Path) -> Iterator[Registry]:
-    """Run Debian's `docker-registry` on a port that is free, with an empty storage."""
+def registry(directory: Path, certificate: Certificate | None = None) -> Iterator[Registry]:
+    """Run Debian's `docker-registry` on a port that is free, with an empty storage; over TLS with a certificate."""
     program = shutil.which("docker-registry") or shutil.which("registry")
     if program is None:
         raise SystemExit("docker-registry is not installed: `apt-get install docker-registry`")
@@ -110,20 +113,26 @@ def registry(directory: Path) -> Iterator[Registry]:
     directory.mkdir(parents=True)
     port = _free_port()
     settings = directory / "config.json"
+    tls = {"certificate": str(certificate.certificate), "key": str(certificate.key)} if certificate else {}
+    trust = ssl.create_default_context(cafile=certificate.authority) if certificate else None
     settings.write_text(
         json.dumps(
             {
                 "version": "0.1",
                 "log": {"level": "error", "accesslog": {"disabled": True}},
                 "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
-                "http": {"addr": f"127.0.0.1:{port}", "secret": base64.b64encode(secrets.token_bytes(16)).decode()},
+                "http": {
+                    "addr": f"127.0.0.1:{port}",
+                    "secret": base64.b64encode(secrets.token_bytes(16)).decode(),
+                    "tls": tls,
+                },
             }
         )
     )
     process = subprocess.Popen([program, "serve", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _await(f"http://127.0.0.1:{port}/v2/", process)
-        yield Registry(f"127.0.0.1:{port}")
+        _await(f"{'https' if certificate else 'http'}://127.0.0.1:{port}/v2/", process, trust)
+        yield Registry(f"127.0.0.1:{port}", process.pid)
     finally:
         process.terminate()
         process.wait()
@@ -155,11 +164,11 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _await(url: str, process: subprocess.Popen[bytes], limit: float = 30.0) -> None:
-    deadline = time.monotonic() + limit
+def _await(url: str, process: subprocess.Popen[bytes], trust: ssl.SSLContext | None = None) -> None:
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            urllib.request.urlopen(url, timeout=1).close()
+            urllib.request.urlopen(url, timeout=1, context=trust).close()
             return
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.05)

@@ -50,7 +50,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str], *, sample: b
     process = subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    sampler = _Sampler(process.pid) if sample else None
+    sampler = Sampler(process.pid) if sample else None
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -68,8 +68,8 @@ def median(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 
-class _Sampler:
-    """Watches the memory of a process and its descendants."""
+class Sampler:
+    """Watches the memory of a process and its descendants, ten times a second, until it is stopped."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -79,6 +79,7 @@ class _Sampler:
         self._thread.start()
 
     def stop(self) -> int:
+        """The peak, in proportional bytes of all of them together."""
         self._ended.set()
         self._thread.join()
         return self._peak

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import ssl
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,8 @@ from random import Random
 from typing import Any
 
 import httpx
+
+from benchmarks.serving import serving
 
 HELP = "time from asking for a build to its start, and what followers of a log cost"
 _RESULTS = Path(__file__).parent / "results"
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print, and write the figures."""
     with tempfile.TemporaryDirectory(prefix="mlenv-benchmark-") as scratch:
-        with _serving(Path(scratch) / "home", arguments.database) as client:
+        with _client(Path(scratch) / "home", arguments.database) as client:
             waits = sorted(_wait(client, number) for number in range(arguments.builds))
         log = Path(scratch) / "log"
         log.mkdir()
@@ -75,37 +76,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _serving(home: Path, database: str | None) -> Iterator[httpx.Client]:
-    """A client of a server over a new store."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
-    environment |= {"MLENV_HOME": str(home)} | ({"MLENV_DATABASE": database} if database else {})
-    log = home.with_name("server.log")
-    command = [sys.executable, "-m", "mlenv", "server", "start", "--port", "0", "--workers", "2", "--processes", "1"]
-    with log.open("wb") as err:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=err)
-        try:
-            assert process.stdout is not None
-            token = process.stdout.readline().decode().strip()
-            url = _url(process, log)
-            trust = ssl.create_default_context(cafile=str(home / "keys" / "ca.pem"))
-            headers = {"Authorization": f"Bearer {token}"}
-            with httpx.Client(base_url=url, verify=trust, headers=headers, timeout=30, trust_env=False) as client:
-                while client.get("/readyz").status_code != 200:
-                    time.sleep(0.05)
-                yield client
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _url(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_text(errors="replace").splitlines():
-            if line.startswith("serving at "):
-                return line.removeprefix("serving at ").strip()
-        time.sleep(0.05)
-    raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
+def _client(home: Path, database: str | None) -> Iterator[httpx.Client]:
+    """A client of a server over a new store, with its workers inside."""
+    with serving(home, "--workers", "2", "--processes", "1", database=database) as server:
+        trust = ssl.create_default_context(cafile=str(home / "keys" / "ca.pem"))
+        headers = {"Authorization": f"Bearer {server.token}"}
+        with httpx.Client(base_url=server.url, verify=trust, headers=headers, timeout=30, trust_env=False) as client:
+            while client.get("/readyz").status_code != 200:
+                time.sleep(0.05)
+            yield client
 
 
 def _wait(client: httpx.Client, number: int) -> float:

@@ -11,8 +11,6 @@ import json
 import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +22,7 @@ from typing import Any
 
 from sqlalchemy import create_engine, insert
 
+from benchmarks.serving import serving
 from mlenv.core.digest import Digest
 from mlenv.core.spec import Requirement, Spec, canonical_json
 from mlenv.store import tables
@@ -154,39 +153,17 @@ class _Server:
 @contextlib.contextmanager
 def _serving(home: Path, arguments: argparse.Namespace) -> Iterator[_Server]:
     """A server over a new store, in processes of its own."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
-    environment |= {"MLENV_HOME": str(home)}
     url = f"sqlite:///{home / 'mlenv.db'}"
     if arguments.database:
-        environment["MLENV_DATABASE"] = arguments.database
         url = parse_url(arguments.database).render_as_string(hide_password=False)
     with Hosted(home, arguments.database) as hosted:
         _ = hosted.database
-    command = [sys.executable, "-m", "mlenv", "server", "start", "--port", "0", "--workers", "0"]
-    command += ["--processes", str(arguments.processes)] + ([] if arguments.tls else ["--insecure-http"])
-    log = home.with_name("server.log")
-    with log.open("wb") as err:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=err)
-        try:
-            assert process.stdout is not None
-            token = process.stdout.readline().decode().strip()
-            address = _address(process, log)
-            host, _, port = address.rpartition("//")[2].rpartition(":")
-            authority = home / "keys" / "ca.pem" if arguments.tls else None
-            yield _Server(host, int(port), token, url, authority)
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_text(errors="replace").splitlines():
-            if line.startswith("serving at "):
-                return line.removeprefix("serving at ").strip()
-        time.sleep(0.05)
-    raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
+    flags = ["--workers", "0", "--processes", str(arguments.processes)]
+    flags += [] if arguments.tls else ["--insecure-http"]
+    with serving(home, *flags, database=arguments.database) as served:
+        host, _, port = served.url.rpartition("//")[2].rpartition(":")
+        authority = home / "keys" / "ca.pem" if arguments.tls else None
+        yield _Server(host, int(port), served.token, url, authority)
 
 
 # The clients.

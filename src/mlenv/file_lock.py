@@ -67,6 +67,11 @@ class FileLock:
         self.release()
 
 
+def try_lock(descriptor: int) -> bool:
+    """Take the lock on an open file, unless somebody else has it. Who closes the file lets go of it."""
+    return _take(descriptor, wait=False)
+
+
 if sys.platform == "win32":
     import msvcrt
 

@@ -21,10 +21,13 @@ from mlenv.wiring.machine import Machine
 if TYPE_CHECKING:
     from mlenv.client.connection import Connection
     from mlenv.client.http import Http
+    from mlenv.distribution.client import Repository
+    from mlenv.service.reading_evidence import RemoteEvidence
     from mlenv.service.remote import (
         RemoteArtifacts,
         RemoteBases,
         RemoteBuilding,
+        RemoteContexts,
         RemoteEnvironments,
         RemoteLocking,
     )
@@ -40,13 +43,22 @@ class Remote(Embedded):
     """
 
     def __init__(
-        self, home: Path, http: "Http", kind: ScopeKind, name: str, *, say: Callable[[str], None] = lambda _: None
+        self,
+        home: Path,
+        http: "Http",
+        kind: ScopeKind,
+        name: str,
+        *,
+        connection: "Connection | None" = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """
         Args:
             home: Where bytes from servers are kept on this machine.
+            connection: How the server is reached as a registry of images.
             say: Is told lines of logs.
         """
+        self._connection = connection
         super().__init__(Machine(home))
         self.http, self.kind, self.name = http, kind, name
         self._say = say
@@ -115,6 +127,39 @@ class Remote(Embedded):
 
         return RemoteBuilding(self.registry, self.blobs, self.locking, say=self._say)
 
+    @cached_property
+    def contexts(self) -> "RemoteContexts":  # type: ignore[override]
+        """Use cases of Dockerfile contexts."""
+        from mlenv.service.remote import RemoteContexts
+
+        return RemoteContexts(self.registry, super().contexts, self.machine.blobs)
+
+    @cached_property
+    def evidence(self) -> "RemoteEvidence":  # type: ignore[override]
+        """What is known of images: what the server attached to them."""
+        from mlenv.service.reading_evidence import RemoteEvidence
+
+        return RemoteEvidence(self.repository, self.machine.blobs)
+
+    def repository(self, name: str) -> "Repository":
+        """The repository of an environment on the server (`/v2/`), to be closed."""
+        from mlenv.core.image_name import repository_of
+        from mlenv.distribution.client import open_repository
+        from mlenv.distribution.credentials import Login, OneLogin
+        from mlenv.distribution.names import RemoteName
+        from mlenv.distribution.settings import RegistrySettings
+
+        assert self._connection is not None
+        connection = self._connection
+        scheme, _, host = connection.server.partition("://")
+        insecure = frozenset({host}) if scheme == "http" else frozenset()
+        authority = Path(connection.authority) if connection.authority else None
+        return open_repository(
+            RemoteName(host, f"{repository_of(self.name)}/{repository_of(name)}"),
+            credentials=OneLogin(Login("mlenv", connection.token) if connection.token else None),
+            settings=RegistrySettings(insecure=insecure, authority=authority),
+        )
+
     def _builder_for_runs(self) -> "RemoteBuilding":  # type: ignore[override]
         from mlenv.service.remote import RemoteBuilding
 
@@ -148,4 +193,5 @@ def open_remote(
     if registry is None and workspace is None:
         workspace, registry = connection.workspace, connection.registry
     kind = ScopeKind.WORKSPACE if registry is None else ScopeKind.REGISTRY
-    return Remote(home / "remote", http, kind, registry or workspace or DEFAULT_WORKSPACE, say=say)
+    name = registry or workspace or DEFAULT_WORKSPACE
+    return Remote(home / "remote", http, kind, name, connection=connection, say=say)

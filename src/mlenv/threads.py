@@ -7,9 +7,18 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], *, workers: int) -> list[_Result]:
+def in_threads(
+    function: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    *,
+    workers: int,
+    stop: Callable[[], None] = lambda: None,
+) -> list[_Result]:
     """
     The result for each item, in the order of the items, which are begun in that order.
+
+    Args:
+        stop: Lets those that are under way end soon; called when one has failed, or the user wants no more of it.
 
     Raises:
         Exception: What `function` raised for the first item that failed. Items that were not begun are left out, and
@@ -23,5 +32,8 @@ def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], *, 
     pool = ThreadPoolExecutor(workers, thread_name_prefix=getattr(function, "__name__", "worker"))
     try:
         return list(pool.map(function, items))
+    except BaseException:
+        stop()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)

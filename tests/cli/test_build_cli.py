@@ -160,11 +160,11 @@ def _create(world: World, name: str, text: str) -> None:
 @pytest.mark.parametrize("command", ["lock", "build"])
 def test_what_cannot_be_locked_says_why(based: World, command: str) -> None:
     Path(based.directory, "context").mkdir(exist_ok=True)
-    Path(based.directory, "context", "Dockerfile").write_text("FROM scratch\n")
+    Path(based.directory, "context", "Dockerfile").write_text("RUN true\n")
     _create(based, f"docker-{command}", f"name: docker-{command}\nbuild: {{path: context}}\n")
     done = based.run("environment", command, f"docker-{command}")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[0].startswith(f"error: docker-{command}:1 is defined by Dockerfile in ")
+    assert done.stderr.splitlines()[-1] == "error: Dockerfile, line 1: RUN before the first FROM"
     conda = "{dependencies: [python=3.11, numpy=1.26, {pip: [alpha]}]}"
     _create(based, f"conda-{command}", f"name: conda-{command}\nimage: example.org/none:1\nconda_file: {conda}\n")
     done = based.run("environment", command, f"conda-{command}")

@@ -98,6 +98,14 @@ def test_login_saves_what_later_commands_show(person: Person, server: Server) ->
     assert (who["server"], who["name"], who["roles"]) == (server.url, "administrator", {"*": "administrator"})
 
 
+def test_login_without_becoming_the_default(person: Person, server: Server) -> None:
+    person.ok("login", server.url, "--token", "-", "--ca", str(server.ca), "--no-default", text=server.token)
+    document = json.loads(person.saved.read_text())
+    assert (document["default"], list(document["servers"])) == (None, [server.url])
+    assert person.ok("whoami", "--server", server.url)["name"] == "administrator"
+    assert person.run("whoami").returncode == 1
+
+
 def test_login_with_a_wrong_token_saves_nothing(person: Person, server: Server) -> None:
     token = "mlenv_" + "W" * 43
     done = person.run("login", server.url, "--token", "-", "--ca", str(server.ca), text=token)

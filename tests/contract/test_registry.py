@@ -11,7 +11,7 @@ from support.postgres import Cluster
 
 from mlenv.core.audit import Author
 from mlenv.core.digest import Digest
-from mlenv.core.environment import Definition, View
+from mlenv.core.environment import Definition, Environment, View
 from mlenv.core.facts import BaseFacts, Interpreter
 from mlenv.core.image import Descriptor
 from mlenv.core.layer import Compression, Layer
@@ -220,6 +220,24 @@ def test_archived_environment_archives_all_its_versions(registry: Registry) -> N
     assert described.archived
     assert not registry.set_archived(IRIS, False, now=LATER).archived
     assert [each.version for each in registry.versions(IRIS, View.ACTIVE, limit=9)] == ["2"]
+
+
+def test_a_check_sees_the_environment_as_it_is_changed_and_may_stop_it(registry: Registry) -> None:
+    add(registry, "a")
+    registry.set_label(IRIS, PRODUCTION, ONE, now=NOW)
+    seen = []
+
+    def stop(environment: Environment) -> None:
+        seen.append(environment)
+        raise VersionChanged(IRIS, ONE)
+
+    with pytest.raises(VersionChanged):
+        registry.set_archived(IRIS, True, now=LATER, check=stop)
+    assert seen == [registry.environment(IRIS)]
+    assert not seen[0].archived
+    assert seen[0].labels == {PRODUCTION: ONE}
+    assert registry.set_archived(IRIS, True, now=LATER, check=seen.append).archived
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("image", ["b", "c"], ids=["again", "new"])

@@ -159,6 +159,18 @@ def test_only_one_of_many_changes_with_the_same_entity_tag_wins(client: httpx.Cl
         assert sorted(pool.map(change, range(8))) == [200] + [412] * 7
 
 
+def test_only_one_of_many_archivings_with_the_same_entity_tag_wins(client: httpx.Client) -> None:
+    address = f"{BASE}/environments/raced-whole"
+    create(client, "raced-whole")
+    tag = client.get(address).headers["etag"]
+
+    def archive(_: int) -> int:
+        return client.patch(address, json={"archived": True}, headers={"If-Match": tag}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(archive, range(8))) == [200] + [412] * 7
+
+
 def test_archive_and_restore_an_environment_and_a_version(client: httpx.Client) -> None:
     address = f"{BASE}/environments/old"
     create(client, "old")
@@ -280,6 +292,24 @@ def test_labels_move_and_keep_their_history(client: httpx.Client) -> None:
     assert code(client.put(f"{address}/labels/latest", json={"version": "1"})) == "ComputedLabel"
     assert code(client.put(f"{address}/labels/a", json={"version": "9"})) == "VersionNotFound"
     assert code(client.get(f"{address}/labels/a")) == "LabelNotFound"
+
+
+def test_nobody_replaces_what_somebody_else_told_of_a_use(api: InProcess, client: httpx.Client) -> None:
+    address = f"{BASE}/environments/lineage/uses"
+    create(client, "lineage")
+    assert client.post("/api/v1/principals", json={"name": "eve"}).status_code == 201
+    grant = client.put("/api/v1/workspaces/default/grants/eve", json={"role": "reader"})
+    assert grant.status_code == 200, grant.text
+    eve = api.headers(client.post("/api/v1/tokens", json={"name": "eve", "owner": "eve"}).json()["secret"])
+    use = {"id": "mine", "version": "1", "kind": "run", "engine": "local", "lock": "sha256:" + "0" * 64}
+    use |= {"command": ["python"], "user": "me", "host": "here", "started_at": "2026-01-02T03:04:05Z"}
+    assert client.post(address, json=use).status_code == 200
+    forged = use | {"command": ["rm"], "exit_code": 1}
+    assert client.post(address, json=forged, headers=eve).json()["id"] == "mine"
+    kept = walk(client, address)
+    assert sorted((each["id"], *each["command"]) for each in kept) == [("mine", "python"), ("mine", "rm")]
+    assert client.post(address, json=use | {"exit_code": 0}).status_code == 200
+    assert sorted(each["exit_code"] for each in walk(client, address)) == [0, 1]
 
 
 def test_uses_are_recorded_ended_and_paged(client: httpx.Client) -> None:

@@ -35,8 +35,9 @@ _PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-pa
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
-    with in_process(tmp_path_factory.mktemp("site")) as found:
+def api(tmp_path_factory: pytest.TempPathFactory, index: PackageIndex) -> Iterator[InProcess]:
+    # The index runs first, and so is among those that the site uses.
+    with in_process(tmp_path_factory.mktemp("site"), source_builds=True) as found:
         assert found.client.post("/api/v1/workspaces", json={"name": "apart"}).status_code == 201
         yield found
 
@@ -151,6 +152,13 @@ def test_text_that_is_no_lock_is_refused(api: InProcess, text: str) -> None:
     address = create(api, f"text-{Digest.of(text.encode()).hex[:16]}", "alpha>=1")
     answer = api.client.put(address, content=text, headers=TOML)
     assert (answer.status_code, answer.json()["code"]) == (400, "InvalidLock")
+
+
+def test_the_description_says_that_a_lock_may_be_at_hand_already(api: InProcess) -> None:
+    paths = api.client.get("/api/v1/openapi.json").json()["paths"]
+    found = [each["get"] for path, each in paths.items() if "/locks/" in path]
+    assert found
+    assert all("304" in each["responses"] for each in found)
 
 
 def test_a_lock_of_another_type_or_size_or_place_is_refused(api: InProcess) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from mlenv.core.scope import DEFAULT_WORKSPACE, ScopeKey
 from mlenv.service.builds import Builds
 from mlenv.service.tokens import Tokens
 from mlenv.wiring.hosted import Hosted, InScope
+from support.index import addresses
 from support.world import BASE, World, make_world
 
 AMD64 = Platform("linux", "amd64")
@@ -79,10 +80,13 @@ class BuildSite:
         self.world.index.before = self.gate
         return self.gate
 
-    def worker(self, *flags: str, fault: str | None = None, workers: int = 2) -> "subprocess.Popen[bytes]":
-        """Start a worker process. `fault` names the point at which it is killed."""
+    def worker(
+        self, *flags: str, fault: str | None = None, workers: int = 2, variables: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[bytes]":
+        """Start a worker process. `fault` names the point at which it is killed, `variables` are more of them."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
-        environment["MLENV_HOME"] = str(self.hosted.home)
+        environment |= {"MLENV_HOME": str(self.hosted.home), "MLENV_INDEXES": ",".join(addresses())}
+        environment |= variables or {}
         if self.url is not None:
             environment["MLENV_DATABASE"] = self.url
         if fault is not None:

@@ -6,6 +6,7 @@ import html
 import io
 import json
 import re
+import socket
 import tarfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,10 @@ from pathlib import Path
 
 from support.wheels import core_metadata, wheel_bytes
 
+#: How many indexes a process serves at once, at ports that are known before.
+_PORTS = 24
+_held: list[socket.socket] = []
+_free: list[int] = []
 _JSON = "application/vnd.pypi.simple.v1+json"
 
 
@@ -153,7 +158,9 @@ def serve(index: PackageIndex | None = None) -> Iterator[PackageIndex]:
     class Handler(_Handler):
         offered = served
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    addresses()
+    port = _free.pop() if _free else 0
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     served.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -164,6 +171,20 @@ def serve(index: PackageIndex | None = None) -> Iterator[PackageIndex]:
         server.shutdown()
         server.server_close()
         thread.join()
+        if port:
+            _free.insert(0, port)
+
+
+def addresses() -> tuple[str, ...]:
+    """Where indexes of this process are served, now and later: what servers of tests are told that they may use."""
+    while len(_held) < _PORTS:
+        # Bound, and not listening: nobody else gets the port, and an index may listen there.
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        _held.append(held)
+        _free.append(held.getsockname()[1])
+    return tuple(f"http://127.0.0.1:{each.getsockname()[1]}" for each in _held)
 
 
 class _Handler(BaseHTTPRequestHandler):

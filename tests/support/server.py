@@ -19,6 +19,7 @@ from mlenv.cli.serving import application
 from mlenv.server.settings import Settings
 from mlenv.service.tokens import Tokens
 from mlenv.wiring.hosted import Hosted
+from support.index import addresses
 
 #: Seconds that a server may take to be ready, and to end.
 START_TIMEOUT = 60.0
@@ -67,7 +68,7 @@ class Server:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.url = ""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
-        environment |= {"MLENV_HOME": str(self.home), **self.environment}
+        environment |= {"MLENV_HOME": str(self.home), "MLENV_INDEXES": ",".join(addresses()), **self.environment}
         command = [*self.prefix, sys.executable, "-m", "mlenv", "server", "start", "--port", "0", *self.arguments]
         with (self.directory / "stdout").open("wb") as out, (self.directory / "stderr").open("wb") as err:
             self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -166,8 +167,9 @@ class InProcess:
 @contextmanager
 def in_process(home: Path, database: str | None = None, **settings: object) -> Iterator[InProcess]:
     """An application over a new store, with the first administrator and the workspace `default`."""
-    known = Settings.model_validate({"home": home, "database": database, "access_log": False, **settings})
-    with Hosted(home, known.database_url) as hosted:
+    defaults = {"home": home, "database": database, "access_log": False, "indexes": addresses()}
+    known = Settings.model_validate(defaults | settings)
+    with Hosted(home, known.database_url, known.policy) as hosted:
         token = Tokens(hosted.site).bootstrap()
         assert token is not None
         headers = {"Authorization": f"Bearer {token}"}

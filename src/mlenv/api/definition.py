@@ -17,6 +17,7 @@ from mlenv.api.files import TEXT_LIMIT, TOML_LIMIT, Read, read_text, shown
 from mlenv.api.overrides import apply_flags, flag_document
 from mlenv.api.problems import FileProblem, Findings, InvalidField, Place
 from mlenv.api.requirements import parse_requirements
+from mlenv.api.spec_document import definition_of_spec, looks_like_spec
 from mlenv.api.yaml_text import Scalar, YamlMap, describe, parse_yaml
 from mlenv.core.environment import Definition
 from mlenv.core.reference import InvalidName, parse_name
@@ -31,6 +32,7 @@ class FileKind(StrEnum):
     REQUIREMENTS = "a requirements file"
     PYPROJECT = "a pyproject.toml"
     PYLOCK = "a pylock.toml"
+    SPEC = "a spec that was attached to an image"
 
 
 class Overrides(TypedDict, total=False):
@@ -105,8 +107,8 @@ def load_definition(path: Path | None, *, read: Read = read_text, **overrides: U
             Place(name),
             hint=f"pass one of its files: {', '.join(likely)}" if likely else None,
         )
-    toml = path.suffix.lower() == ".toml"
-    text = read(path, Place(name), limit=TOML_LIMIT if toml else TEXT_LIMIT)
+    large = path.suffix.lower() in {".toml", ".json"}
+    text = read(path, Place(name), limit=TOML_LIMIT if large else TEXT_LIMIT)
     return parse_definition(text, name, read=read, **overrides)
 
 
@@ -137,6 +139,8 @@ def parse_definition(text: str, file: str, *, read: Read = read_text, **override
     findings = Findings()
     kind, document = detect(text, file)
     _refuse_extras(kind, overrides, findings)
+    if kind is FileKind.SPEC:
+        return _finish(definition_of_spec(text, file, overrides, findings), findings, file)
     base = Path(file).parent
     if kind is FileKind.ENVIRONMENT:
         assert document is not None
@@ -223,6 +227,8 @@ def detect(text: str, file: str) -> tuple[FileKind, YamlMap | None]:
         return _detect_toml(text, name, file), None
     if re.search(r"\.(txt|in)$", name) or (name.startswith("requirements") and not name.endswith(_YAML)):
         return FileKind.REQUIREMENTS, None
+    if name.endswith(".json") and looks_like_spec(text):
+        return FileKind.SPEC, None
     node = parse_yaml(text, file)
     if node is None:
         raise FileProblem("the file is empty", Place(file), hint="it needs at least `name:` and `image:`")

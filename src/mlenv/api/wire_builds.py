@@ -21,7 +21,7 @@ class BuildBody(Wire):
     platform: PlatformBody | None = Field(
         None, description="Left out, it is the first one that the version names, or else Linux on amd64."
     )
-    compression: Annotated[Compression, Field(strict=False)] = Compression.ZSTD
+    compression: Annotated[Compression, Field(strict=False)] = Compression.GZIP
     options: LockOptionsBody | None = None
     priority: Annotated[int, Field(ge=FIRST_PRIORITY, le=LAST_PRIORITY)] = Field(
         DEFAULT_PRIORITY, description="Those with smaller numbers are built first."

@@ -289,11 +289,15 @@ class LockOptionsBody(Wire):
     allow_source_auto: bool = False
     as_of: AwareDatetime | None = None
     bytecode: bool = True
+    arguments: Annotated[dict[ShortText, Annotated[str, Field(max_length=32_768)]], Field(max_length=1000)] | None = (
+        None
+    )
 
     def to_core(self) -> LockOptions:
         """The options."""
+        arguments = tuple(sorted(self.arguments.items())) if self.arguments is not None else None
         as_of = self.as_of.astimezone(UTC) if self.as_of else None
-        return LockOptions(tuple(self.allow_source), self.allow_source_auto, as_of, self.bytecode)
+        return LockOptions(tuple(self.allow_source), self.allow_source_auto, as_of, self.bytecode, arguments)
 
 
 def lock_options_document(options: LockOptions) -> dict[str, Any]:
@@ -303,6 +307,7 @@ def lock_options_document(options: LockOptions) -> dict[str, Any]:
         "allow_source_auto": options.allow_source_auto,
         "as_of": options.as_of,
         "bytecode": options.bytecode,
+        **({"arguments": dict(options.arguments)} if options.arguments is not None else {}),
     }
 
 

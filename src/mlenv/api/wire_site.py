@@ -15,6 +15,7 @@ from mlenv.core.scope import (
     Scope,
     ScopeKey,
     ScopeKind,
+    ScopeSettings,
     parse_scope_key,
 )
 from mlenv.core.tokens import Token
@@ -51,6 +52,24 @@ class ScopeAnswer(Answer):
         return Scope(
             self.kind, self.name, self.id, self.subscription, self.resource_group, self.location, self.created_at
         )
+
+
+class SettingsBody(Wire):
+    """What is set for a workspace or registry."""
+
+    push_to: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        None, description="`REGISTRY/PREFIX`, where every image that is built is pushed to; null for nowhere."
+    )
+
+    def to_core(self) -> ScopeSettings:
+        """The settings, unchecked."""
+        return ScopeSettings(self.push_to)
+
+
+class SettingsAnswer(Answer):
+    """What is set for a workspace or registry."""
+
+    push_to: str | None
 
 
 class ScopePage(Answer):

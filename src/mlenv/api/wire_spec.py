@@ -75,6 +75,7 @@ class ContextBody(_Part):
 
     path: Annotated[str, Field(min_length=1, max_length=_LINE)]
     dockerfile_path: Annotated[str, Field(min_length=1, max_length=_LINE)] = "Dockerfile"
+    digest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")] | None = None
 
 
 class RouteBody(_Part):
@@ -127,16 +128,19 @@ class SpecBody(_Part):
         """As `Spec.to_dict` has it."""
         return self.model_dump(exclude_none=True, exclude_unset=True)
 
-    def to_core(self) -> Spec:
+    def to_core(self, *, local: bool = False) -> Spec:
         """
         The spec, if a file could have said it.
+
+        Args:
+            local: It is this machine's, where a base image or an index may be a file or directory.
 
         Raises:
             InvalidInput, ExceptionGroup: It has faults.
         """
         spec = self.unchecked()
         findings = Findings()
-        _SpecChecker(spec, findings).check()
+        _SpecChecker(spec, findings, local=local).check()
         findings.raise_any("the spec")
         return spec
 
@@ -144,8 +148,8 @@ class SpecBody(_Part):
 class _SpecChecker:
     """Goes through a spec field by field. What is to be kept as it is must be as the readers of files would keep it."""
 
-    def __init__(self, spec: Spec, findings: Findings) -> None:
-        self._spec, self._findings = spec, findings
+    def __init__(self, spec: Spec, findings: Findings, *, local: bool) -> None:
+        self._spec, self._findings, self._local = spec, findings, local
 
     def check(self) -> None:
         """All fields, then the rules between them."""
@@ -179,7 +183,7 @@ class _SpecChecker:
                 self._findings.add(CredentialInUrl(Place("spec.image"), url=repr(redact(spec.image))))
             elif re.search(r"[\s\x00-\x1f\x7f]", spec.image):
                 self._fault("spec.image", "not an image reference", found=spec.image)
-            elif is_file_source(spec.image):
+            elif is_file_source(spec.image) and not self._local:
                 self._fault("spec.image", "a file can't be the base of a server's image", found=spec.image)
         if spec.build is not None:
             for path, text in (("path", spec.build.path), ("dockerfile_path", spec.build.dockerfile_path)):
@@ -251,7 +255,7 @@ class _SpecChecker:
                 self._fault(f"{path}.url", "not as it would be kept")
         except InvalidInput as problem:
             self._findings.add(problem)
-        if index.url.lower().startswith("file:"):
+        if index.url.lower().startswith("file:") and not self._local:
             self._fault(f"{path}.url", "a directory can't be an index of a server", expected="http:// or https://")
         for name in index.packages:
             self._project(f"{path}.packages", name)

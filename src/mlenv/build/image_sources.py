@@ -17,19 +17,25 @@ _UNPACKED: Final = 256 << 30
 _LINKS: Final = 8
 
 
-class ImageSource(Protocol):
-    """Files by their names, such as `blobs/sha256/…`."""
+class Manifests(Protocol):
+    """Where manifests and indexes are, by what points at them."""
 
-    path: Path
+    @property
+    def path(self) -> object:
+        """What it is called in messages."""
+
+    def blob(self, descriptor: Descriptor) -> bytes:
+        """A manifest or configuration, checked. Raises `InvalidImage`, `DigestMismatch`."""
+
+
+class ImageSource(Manifests, Protocol):
+    """Files by their names, such as `blobs/sha256/…`."""
 
     def open(self, name: str) -> AbstractContextManager[Readable]:
         """A file as a stream. Raises `InvalidImage` if it is not there."""
 
     def small(self, name: str) -> bytes:
         """A file of at most 4 MiB. Raises `InvalidImage`."""
-
-    def blob(self, descriptor: Descriptor) -> bytes:
-        """A manifest or configuration, checked. Raises `InvalidImage`, `DigestMismatch`."""
 
 
 class _Source:

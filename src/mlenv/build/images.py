@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from mlenv.build.image_sources import Archive, Directory, ImageSource, copy, open_archive
+from mlenv.build.image_sources import Archive, Directory, ImageSource, Manifests, copy, open_archive
 from mlenv.build.interface import Blobs
 from mlenv.build.unpacking import CHUNK, open_unpacked
 from mlenv.build.validate import (
@@ -32,7 +32,15 @@ from mlenv.core.platform import Platform
 from mlenv.errors import InvalidInput, NotFound
 from mlenv.threads import in_threads
 
-__all__ = ["ImageLimits", "ImageNotFound", "import_image", "load_image"]
+__all__ = [
+    "ImageLimits",
+    "ImageNotFound",
+    "check_image",
+    "choose_manifest",
+    "import_image",
+    "load_image",
+    "verify_diff_id",
+]
 
 _REF_NAMES: Final = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 _KINDS: Final = ("oci", "oci-archive", "docker-archive")
@@ -121,12 +129,12 @@ def _from_layout(
     elif len({name for each in entries for name in _names(each)[:1]}) > 1:
         message = f"{source.path} holds several images; name one after the path, with a colon"
         raise ImageNotFound(message, tuple(sorted(set(_all_names(entries)))))
-    descriptor = _choose(source, entries, platform, depth=0)
+    descriptor = choose_manifest(source, entries, platform, depth=0)
     data = source.blob(descriptor)
     _, config, layers = parse_manifest(data, f"{source.path}: manifest {descriptor.digest}")
     config_data = source.blob(config)
     document, diff_ids = parse_config(config_data, len(layers), f"{source.path}: configuration {config.digest}")
-    _check(document, len(layers), platform, limits, source.path)
+    check_image(document, len(layers), platform, limits, source.path)
 
     def store(pair: tuple[Descriptor, Digest]) -> None:
         layer, diff_id = pair
@@ -136,7 +144,7 @@ def _from_layout(
         name = f"blobs/sha256/{layer.digest.hex}"
         with source.open(name) as file:
             blobs.put(copy(file), digest=layer.digest, size=layer.size, what=what)
-        _verify_diff_id(blobs.path(layer.digest), diff_id, what, limits)
+        verify_diff_id(blobs.path(layer.digest), diff_id, what, limits)
 
     in_threads(store, list(zip(layers, diff_ids, strict=True)), workers=_LAYERS_AT_ONCE)
     for each, content in ((config, config_data), (descriptor, data)):
@@ -144,8 +152,10 @@ def _from_layout(
     return load_image(descriptor.digest, blobs)
 
 
-def _choose(source: ImageSource, entries: list[Descriptor], platform: Platform | None, *, depth: int) -> Descriptor:
-    """The one manifest that is meant, through indexes of indexes."""
+def choose_manifest(
+    source: Manifests, entries: list[Descriptor], platform: Platform | None, *, depth: int = 0
+) -> Descriptor:
+    """The one manifest that is meant, through indexes of indexes. Raises `ImageNotFound`, `InvalidImage`."""
     if depth == _MAX_DEPTH:
         raise InvalidImage(str(source.path), "has an index in an index in an index, and so on")
     candidates = [each for each in entries if not _is_attachment(each)]
@@ -164,7 +174,7 @@ def _choose(source: ImageSource, entries: list[Descriptor], platform: Platform |
         return chosen
     what = f"{source.path}: index {chosen.digest}"
     inner = parse_descriptors(parse_json(source.blob(chosen), what), "manifests", what)
-    return _choose(source, inner, platform, depth=depth + 1)
+    return choose_manifest(source, inner, platform, depth=depth + 1)
 
 
 def _from_docker(
@@ -175,7 +185,7 @@ def _from_docker(
     entry = _docker_entry(source, tag, what)
     config_data = source.small(entry.config)
     document, diff_ids = parse_config(config_data, len(entry.layers), f"{source.path}: {entry.config}")
-    _check(document, len(diff_ids), platform, limits, source.path)
+    check_image(document, len(diff_ids), platform, limits, source.path)
 
     def store(pair: tuple[str, Digest]) -> Descriptor:
         name, diff_id = pair
@@ -245,11 +255,12 @@ def _store_docker_layer(source: Archive, name: str, diff_id: Digest, blobs: Blob
             except DigestMismatch as error:
                 raise DigestMismatch(what, expected=error.expected, got=error.got) from error
     if compression:
-        _verify_diff_id(blobs.path(digest), diff_id, what, limits)
+        verify_diff_id(blobs.path(digest), diff_id, what, limits)
     return Descriptor(_TAR + compression, digest, size)
 
 
-def _verify_diff_id(path: Path, diff_id: Digest, what: str, limits: ImageLimits) -> None:
+def verify_diff_id(path: Path, diff_id: Digest, what: str, limits: ImageLimits) -> None:
+    """Check what a layer's blob unpacks to. Raises `DigestMismatch`, `InvalidArchive`."""
     got = sha256()
     with open_unpacked(path, limit=limits.unpacked, what=what) as stream:
         while data := stream.read(CHUNK):
@@ -258,7 +269,10 @@ def _verify_diff_id(path: Path, diff_id: Digest, what: str, limits: ImageLimits)
         raise DigestMismatch(f"{what}, unpacked", expected=str(diff_id), got=f"sha256:{got.hexdigest()}")
 
 
-def _check(config: dict[str, object], layers: int, platform: Platform | None, limits: ImageLimits, path: Path) -> None:
+def check_image(
+    config: dict[str, object], layers: int, platform: Platform | None, limits: ImageLimits, path: object
+) -> None:
+    """Check a configuration. Raises `InvalidImage`, or `ImageNotFound` if it is for another platform."""
     if layers > limits.layers:
         raise InvalidImage(str(path), f"has {layers} layers, at most {limits.layers} are taken")
     found = image_platform(config, str(path))

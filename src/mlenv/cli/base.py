@@ -1,4 +1,4 @@
-"""`mlenv base create|import|list|show|check`: base images in the store."""
+"""`mlenv base create|import|list|show|pull`: base images in the store."""
 
 import argparse
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlenv.cli.command import Context, ExitStatus, Verb
 from mlenv.cli.printer import Column, Output
+from mlenv.cli.registries import Trust, add_trust, registries, to_trust
 from mlenv.core.platform import Platform
 
 if TYPE_CHECKING:
@@ -29,6 +30,16 @@ class Import:
     source: str
     name: str
     platform: Platform | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """What to bring in from which registry, under which name, for which platform of several."""
+
+    image: str
+    name: str | None
+    platform: Platform | None
+    trust: Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,25 @@ def _import(settings: Import, context: Context) -> int:
     return ExitStatus.DONE
 
 
+def _pull_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="REGISTRY/REPOSITORY[:TAG|@DIGEST], or Docker Hub's short names")
+    parser.add_argument("--name", metavar="NAME", help="what specs call it, if not by IMAGE")
+    parser.add_argument("--platform", metavar="OS/ARCH", help="which one of several (default: this machine's)")
+    add_trust(parser)
+
+
+def _pull_settings(namespace: argparse.Namespace) -> Pull:
+    platform = Platform.parse(namespace.platform) if namespace.platform else None
+    return Pull(namespace.image, namespace.name, platform, to_trust(namespace))
+
+
+def _pull(settings: Pull, context: Context) -> int:
+    registries(settings.trust, context)
+    base = context.store.bases.pull(settings.image, settings.platform, name=settings.name, progress=context.progress)
+    context.printer.data(_document(settings.name or settings.image, base))
+    return ExitStatus.DONE
+
+
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -90,7 +120,13 @@ def _list_settings(_: argparse.Namespace) -> None:
 
 def _list(_: None, context: Context) -> int:
     names = context.store.bases.names()
-    document = [{"name": name, "digest": str(digest)} for name, digest in names.items()]
+    # That it is in a repository under its digest is not how it is called.
+    called = {digest for name, digest in names.items() if "@" not in name}
+    document = [
+        {"name": name, "digest": str(digest)}
+        for name, digest in names.items()
+        if "@" not in name or digest not in called
+    ]
     context.printer.data(document, (Column("Name", "name"), Column("Digest", "digest")))
     if not document:
         context.printer.say("there is none yet: `mlenv base create debian:bookworm`, or `mlenv base import`")
@@ -106,7 +142,7 @@ def _show_settings(namespace: argparse.Namespace) -> Show:
 
 
 def _show(settings: Show, context: Context) -> int:
-    base = context.store.bases.need(settings.name, progress=context.progress)
+    base = context.store.bases.need(settings.name, pull=False, progress=context.progress)
     context.printer.data(_document(settings.name, base))
     return ExitStatus.DONE
 
@@ -131,6 +167,7 @@ def _document(name: str, base: "Base") -> dict[str, Any]:
     }
 
 
+pull = Verb(_pull_arguments, _pull_settings, _pull)
 create = Verb(_create_arguments, _create_settings, _create)
 import_ = Verb(_import_arguments, _import_settings, _import)
 list_all = Verb(_list_arguments, _list_settings, _list, Output.TABLE)

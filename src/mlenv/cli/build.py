@@ -3,46 +3,60 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlenv.cli.arguments import add_reference, to_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
+from mlenv.cli.context_options import add_context_options, to_context_options
 from mlenv.cli.locking import add_lock_options, add_platform, to_lock_options, to_platform
+from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.layer import Compression
-from mlenv.core.lock import Lock
+from mlenv.core.lock import Lock, LockedContext
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
 from mlenv.core.reference import Reference
 from mlenv.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from mlenv.service.context_builds import ContextOptions
 
 # lock
 
 
 @dataclass(frozen=True, slots=True)
 class LockSettings:
-    """What to lock, for what, how, and where the lock is written besides the store."""
+    """What to lock, for what, how or from which file, and where the lock is written besides the store."""
 
     reference: Reference
     platform: Platform | None
     options: LockOptions | None
     to: Path | None
+    file: Path | None
 
 
 def _lock_arguments(parser: argparse.ArgumentParser) -> None:
     add_reference(parser)
     add_platform(parser, "what for (default: the spec's platforms, or this machine's architecture)")
     parser.add_argument("--to", type=Path, metavar="FILE", help="write pylock.toml here, too; `-` for stdout")
+    parser.add_argument(
+        "-f", "--file", type=Path, help="take this lock, which mlenv made of the same spec, instead of making one"
+    )
     add_lock_options(parser)
 
 
 def _lock_settings(namespace: argparse.Namespace) -> LockSettings:
-    return LockSettings(to_reference(namespace), to_platform(namespace), to_lock_options(namespace), namespace.to)
+    options = to_lock_options(namespace)
+    if namespace.file is not None and options is not None:
+        raise UsageError("a lock that is made already can't be made in another way", "leave out the other options")
+    return LockSettings(to_reference(namespace), to_platform(namespace), options, namespace.to, namespace.file)
 
 
 def _lock(settings: LockSettings, context: Context) -> int:
     store = context.store
     version = store.environments.version(settings.reference)
     platforms = (settings.platform,) if settings.platform else store.platforms_of(version)
+    if settings.file is not None:
+        platforms = (_take_lock(settings.file, version, settings.platform, context),)
     if settings.to and len(platforms) > 1:
         raise UsageError("one file can't hold the locks of several platforms", "choose one with --platform")
     locks = [store.locking.lock(version, each, settings.options, progress=context.progress) for each in platforms]
@@ -62,12 +76,25 @@ def _lock(settings: LockSettings, context: Context) -> int:
     return ExitStatus.DONE
 
 
+def _take_lock(file: Path, version: EnvironmentVersion, platform: Platform | None, context: Context) -> Platform:
+    """Make a file the version's lock. Gives the platform it is for."""
+    from mlenv.api.files import TOML_LIMIT, read_text
+    from mlenv.api.problems import Place
+
+    text = read_text(file, Place(str(file)), limit=TOML_LIMIT)
+    platform = platform or Lock.from_pylock(text).target.platform
+    _, new = context.store.lock_files.add(version, platform, text)
+    if not new:
+        context.printer.say(f"{version} has this lock for {platform} already")
+    return platform
+
+
 def _lock_document(name: str, lock: Lock) -> dict[str, Any]:
     return {
         "environment": name,
         "lock": str(lock.digest),
         "platform": str(lock.target.platform),
-        "python": lock.target.python,
+        "python": lock.target.python or None,
         "glibc": str(lock.target.glibc) if lock.target.glibc else None,
         "base": str(lock.base) if lock.base else None,
         "assumed": lock.base is None and lock.target.glibc is not None,
@@ -84,6 +111,16 @@ def _lock_document(name: str, lock: Lock) -> dict[str, Any]:
             }
             for each in lock.packages
         ],
+        **({"context": _context_document(lock.context)} if lock.context else {}),
+    }
+
+
+def _context_document(context: LockedContext) -> dict[str, Any]:
+    return {
+        "digest": str(context.digest),
+        "dockerfile": context.dockerfile,
+        "bases": [{"name": each.name, "digest": str(each.digest)} for each in context.bases],
+        "arguments": dict(context.arguments),
     }
 
 
@@ -104,8 +141,9 @@ class BuildSettings:
 
     reference: Reference
     platform: Platform | None
-    compression: Compression
+    compression: Compression | None
     options: LockOptions | None
+    context: "ContextOptions | None" = None
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,18 +152,19 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compression",
         choices=[each.value for each in Compression],
-        default=Compression.ZSTD.value,
-        help="of the layers that are added; gzip for docker before 23 (default: %(default)s)",
+        help="of the layers that are added; gzip for docker before 23 (default: zstd, and gzip on a server)",
     )
     add_lock_options(parser)
+    add_context_options(parser)
 
 
 def _build_settings(namespace: argparse.Namespace) -> BuildSettings:
     return BuildSettings(
         to_reference(namespace),
         to_platform(namespace),
-        Compression(namespace.compression),
+        Compression(namespace.compression) if namespace.compression else None,
         to_lock_options(namespace),
+        to_context_options(namespace),
     )
 
 
@@ -138,8 +177,9 @@ def _build(settings: BuildSettings, context: Context) -> int:
         built = store.building.build(
             version,
             platform,
-            compression=settings.compression,
+            compression=settings.compression or store.building.compression,
             options=settings.options,
+            context=settings.context,
             progress=context.progress,
         )
         reused = built.record is None
@@ -182,8 +222,9 @@ class ExportSettings:
 
     reference: Reference
     platform: Platform | None
-    compression: Compression
+    compression: Compression | None
     options: LockOptions | None
+    context: "ContextOptions | None"
     to: str
     force: bool
 
@@ -199,7 +240,13 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _export_settings(namespace: argparse.Namespace) -> ExportSettings:
     build = _build_settings(namespace)
     return ExportSettings(
-        build.reference, build.platform, build.compression, build.options, namespace.to, namespace.force
+        build.reference,
+        build.platform,
+        build.compression,
+        build.options,
+        build.context,
+        namespace.to,
+        namespace.force,
     )
 
 
@@ -216,11 +263,13 @@ def _export(settings: ExportSettings, context: Context) -> int:
     built = store.building.build(
         version,
         platforms[0],
-        compression=settings.compression,
+        compression=settings.compression or store.building.compression,
         options=settings.options,
+        context=settings.context,
         progress=context.progress,
     )
     name = name_of_version(version.name, version.version)
+    store.building.bring(built.image, context.progress)
     with context.progress.step(f"Writing {settings.to}"):
         export_image(built.image, settings.to, store.blobs, name=name, force=settings.force)
     context.printer.data({"environment": str(version), "image": str(built.image.manifest.digest), "to": settings.to})

@@ -132,7 +132,7 @@ def _files(finding: Finding) -> str:
 
 
 def _require_packages(version: EnvironmentVersion) -> None:
-    if not version.spec.has_dependencies:
+    if not version.spec.has_dependencies and version.spec.build is None:
         raise NothingToCompare(version)
 
 
@@ -148,7 +148,7 @@ def _lock(settings: CheckSettings, context: Context, own: str | None, prefix: st
     lock = store.locking.find(version, platform)
     if lock is None:
         raise UsageError(f"{version} is not locked for {platform}", f"lock it with `mlenv environment lock {version}`")
-    return lock
+    return store.building.as_built(version, lock)
 
 
 check: Final = Verb(_check_arguments, _check_settings, _check, Output.TABLE)
@@ -181,9 +181,14 @@ def _lock_to_compare(
 ) -> Lock | None:
     """A version's lock, or None, with a warning, where there is none and none can be made: the specs still compare."""
     try:
-        return store.locking.lock(version, platform, progress=context.progress)
+        lock = store.locking.lock(version, platform, progress=context.progress)
     except MlenvError as error:
         context.printer.warn(f"only the specs are compared, since {version} can't be locked: {error}")
+        return None
+    try:
+        return store.building.as_built(version, lock)
+    except MlenvError as error:
+        context.printer.warn(f"only the specs are compared: {error}")
         return None
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -115,7 +115,8 @@ def _create(settings: CreateSettings, context: Context) -> int:
     )
     for warning in definition.warnings:
         context.printer.warn(warning)
-    created = context.store.environments.create(definition)
+    spec = context.store.contexts.taken(definition.spec, progress=context.progress)
+    created = context.store.environments.create(replace(definition, spec=spec))
     if created.new:
         context.printer.say(f"created {created.version}")
     else:

@@ -1,6 +1,7 @@
 """The options that say how, and for what platform, a version is locked: lock, build, run and others share them."""
 
 import argparse
+import os
 from datetime import UTC, date, datetime
 
 from mlenv.cli.command import UsageError
@@ -19,6 +20,13 @@ def add_lock_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--as-of", metavar="DATE", help="take the package index as it stood then: 2023-06-01, UTC")
     group.add_argument("--no-bytecode", action="store_true", help="leave compiled bytecode out of images")
+    group.add_argument(
+        "--build-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for an ARG of the Dockerfile; kept in the lock, so not for secrets; may be repeated",
+    )
 
 
 def to_lock_options(namespace: argparse.Namespace) -> LockOptions | None:
@@ -28,8 +36,20 @@ def to_lock_options(namespace: argparse.Namespace) -> LockOptions | None:
         allow_source_auto=namespace.allow_source_auto,
         as_of=_moment(namespace.as_of) if namespace.as_of else None,
         bytecode=not namespace.no_bytecode,
+        arguments=tuple(sorted(_arguments(namespace.build_arg).items())) if namespace.build_arg else None,
     )
     return None if options == LockOptions() else options
+
+
+def _arguments(words: list[str]) -> dict[str, str]:
+    """`NAME=VALUE`, or `NAME` for the value of the variable of that name, as docker has it."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or (not equals and name not in os.environ):
+            raise UsageError(f"--build-arg {word!r} has no value", "write NAME=VALUE")
+        found[name] = value if equals else os.environ[name]
+    return found
 
 
 def _moment(text: str) -> datetime:

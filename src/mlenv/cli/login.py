@@ -55,11 +55,15 @@ class NotLoggedInThere(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class LogIn:
-    """Where to log in, with which token (`-` for the standard input), and whether to open a browser."""
+    """
+    Where to log in, with which token (`-` for the standard input), whether to open a browser, and whether commands mean
+    that server from now on.
+    """
 
     server: str
     token: str | None
     browser: bool
+    default: bool = True
 
 
 def _login_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +73,11 @@ def _login_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-browser", action="store_true", help="print the address to open, and open no browser")
     parser.add_argument(
+        "--no-default",
+        action="store_true",
+        help="keep the login for --server URL; commands mean what they meant before",
+    )
+    parser.add_argument(
         "-w", "--workspace-name", metavar="WORKSPACE", help="the workspace that is meant from now on if none is named"
     )
 
@@ -76,7 +85,7 @@ def _login_arguments(parser: argparse.ArgumentParser) -> None:
 def _login_settings(namespace: argparse.Namespace) -> LogIn:
     if namespace.token == "":
         raise UsageError("--token is empty", "write `--token -` to have it read from the standard input")
-    return LogIn(namespace.url, namespace.token, not namespace.no_browser)
+    return LogIn(namespace.url, namespace.token, not namespace.no_browser, not namespace.no_default)
 
 
 def _login(settings: LogIn, context: Context) -> int:
@@ -99,7 +108,7 @@ def _login(settings: LogIn, context: Context) -> int:
                 http.request("GET", f"/workspaces/{quote(context.where.workspace, safe='')}")
         except NotAuthenticated as error:
             raise TokenRefused(server, str(error)) from error
-    save_login(Login(server, token, authority, context.where.workspace, own))
+    save_login(Login(server, token, authority, context.where.workspace, own), default=settings.default)
     context.printer.data(_document(server, context.where.workspace, who), _COLUMNS)
     context.printer.say(f"logged in to {server} as {who['name']}")
     return ExitStatus.DONE

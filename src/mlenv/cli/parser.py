@@ -53,6 +53,8 @@ COMMANDS: Final = Command(
                 Command("lock", "Resolve a version to exact bytes, once.", "mlenv.cli.build:lock"),
                 Command("build", "Build the image of a version.", "mlenv.cli.build:build"),
                 Command("export", "Write the image of a version to a file or directory.", "mlenv.cli.build:export"),
+                Command("evidence", "List and fetch what is known of an image.", "mlenv.cli.evidence:evidence"),
+                Command("push", "Push the image of a version to a registry.", "mlenv.cli.push:push"),
                 Command("update", "Change a version's description and tags.", f"{_ENVIRONMENT}:update"),
                 Command("archive", "Hide a version, or an environment, from lists.", f"{_ENVIRONMENT}:archive"),
                 Command("restore", "Show an archived version or environment again.", f"{_ENVIRONMENT}:restore"),
@@ -91,6 +93,11 @@ COMMANDS: Final = Command(
             children=(
                 Command("create", "Make a minimal Debian base with Python.", "mlenv.cli.base:create"),
                 Command("import", "Bring in an image from disk.", "mlenv.cli.base:import_"),
+                Command("pull", "Bring in an image from a registry.", "mlenv.cli.base:pull"),
+                Command("push", "Push a base image to a registry.", "mlenv.cli.push:push_base"),
+                Command(
+                    "check", "Say which environments stand on a base that has moved.", "mlenv.cli.base_check:check"
+                ),
                 Command("list", "List base images.", "mlenv.cli.base:list_all"),
                 Command("show", "Say what a base image offers.", "mlenv.cli.base:show"),
             ),
@@ -98,7 +105,10 @@ COMMANDS: Final = Command(
         Command(
             "store",
             "Look after the store.",
-            children=(Command("verify", "Check that everything named is whole.", "mlenv.cli.store:verify"),),
+            children=(
+                Command("verify", "Check that everything named is whole.", "mlenv.cli.store:verify"),
+                Command("collect", "Remove bytes that nothing names any more.", "mlenv.cli.store:collect"),
+            ),
         ),
         Command(
             "server",
@@ -125,6 +135,7 @@ COMMANDS: Final = Command(
                 Command("create", "Make a workspace.", "mlenv.cli.workspace:create"),
                 Command("list", "List the workspaces that you may see.", "mlenv.cli.workspace:list_all"),
                 Command("show", "Print one workspace.", "mlenv.cli.workspace:show"),
+                Command("update", "Set where a workspace's images are pushed.", "mlenv.cli.workspace:update"),
             ),
         ),
         Command(
@@ -134,6 +145,7 @@ COMMANDS: Final = Command(
                 Command("create", "Make a registry.", "mlenv.cli.registry:create"),
                 Command("list", "List the registries that you may see.", "mlenv.cli.registry:list_all"),
                 Command("show", "Print one registry.", "mlenv.cli.registry:show"),
+                Command("update", "Set where a registry's images are pushed.", "mlenv.cli.registry:update"),
             ),
         ),
         Command(

@@ -83,6 +83,11 @@ class LineProgress:
         with self._guard:
             self._printer.warn(text)
 
+    def line(self, text: str) -> None:
+        """The line."""
+        with self._guard:
+            self._printer.say(text)
+
 
 class _BarStep(_Counter):
     def __init__(self, title: str, unit: Unit, bars: Any, task: "TaskID") -> None:
@@ -133,6 +138,14 @@ class TerminalProgress:
                 self._printer.warn(text)
             else:
                 self._bars.console.print(f"warning: {visible(text)}", markup=False, highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """The line, above the bars."""
+        with self._guard:
+            if self._bars is None:
+                self._printer.say(text)
+            else:
+                self._bars.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def _begin(self) -> Any:
         with self._guard:

@@ -64,7 +64,9 @@ def _default(name: str) -> str:
     if name == "home":
         return "where `mlenv` keeps its store"
     value = Settings.model_fields[name].default
-    return "none" if value is None else "off" if value is False else "on" if value is True else str(value)
+    return (
+        "none" if value is None or value == () else "off" if value is False else "on" if value is True else str(value)
+    )
 
 
 def _metavar(annotation: Any) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mlenv.server import journal, run, tls
 from mlenv.server.app import create_app, preload
 from mlenv.server.health import Check
+from mlenv.service.repositories import UPLOAD_LIFETIME
 from mlenv.wiring.embedded import utc_now
 from mlenv.wiring.hosted import Hosted
 from mlenv.wiring.machine import private_directory
@@ -40,7 +41,7 @@ def start(settings: "Settings", printer: "Printer") -> None:
     certificate = None if settings.plain else _certificate(settings)
     with run.listen(settings.host, settings.port) as listening:
         url = run.url_of(settings, listening)
-        with Hosted(settings.home, settings.database_url) as hosted:
+        with Hosted(settings.home, settings.database_url, settings.policy) as hosted:
             _begin(hosted, printer)
         if certificate and certificate.authority:
             printer.say(f"clients must trust {certificate.authority}")
@@ -93,7 +94,7 @@ def recover(settings: "Settings") -> str:
     """A new token for the administrator: for whoever may read the server's files and database anyway."""
     from mlenv.service.tokens import Tokens
 
-    with Hosted(settings.home, settings.database_url) as hosted:
+    with Hosted(settings.home, settings.database_url, settings.policy) as hosted:
         tokens = Tokens(hosted.site)
         return tokens.bootstrap() or tokens.recover()
 
@@ -107,6 +108,7 @@ def application(settings: "Settings", hosted: Hosted) -> "FastAPI":
         settings,
         checks=_checks(hosted),
         build_states=hosted.build_states,
+        sweep_uploads=lambda: hosted.uploads.sweep(UPLOAD_LIFETIME),
         state={"hosted": hosted},
     )
 
@@ -115,7 +117,7 @@ def _checks(hosted: Hosted) -> Mapping[str, Check]:
     return {
         "database": lambda: hosted.site.store.principal("0" * 32),
         "blobs": lambda: _writable(hosted),
-        "queue": lambda: hosted.queue,
+        "queue": lambda: hosted.queue.check(),
     }
 
 
@@ -130,7 +132,7 @@ def _serve(
     settings: "Settings", listening: socket.socket, certificate: tls.Certificate | None, number: int, pipe: int
 ) -> None:
     """One process of a server. The first one has the workers."""
-    with Hosted(settings.home, settings.database_url) as hosted:
+    with Hosted(settings.home, settings.database_url, settings.policy) as hosted:
         app = application(settings, hosted)
         workers = _workers(settings, hosted, settings.workers) if number == 0 and settings.workers else None
         on_stop: Callable[[], object] = workers.leave if workers is not None else lambda: None
@@ -150,7 +152,11 @@ class _Workers(Protocol):
 
 def _workers(settings: "Settings", hosted: Hosted, count: int) -> _Workers:
     return hosted.start_workers(
-        count, per_scope=settings.workspace_workers, build=settings.build_timeout, step=settings.step_timeout
+        count,
+        per_scope=settings.workspace_workers,
+        build=settings.build_timeout,
+        step=settings.step_timeout,
+        log=settings.max_log,
     )
 
 
@@ -164,7 +170,7 @@ def work(settings: "Settings", printer: "Printer") -> None:
             os._exit(130)
         stop.set()
 
-    with Hosted(settings.home, settings.database_url) as hosted:
+    with Hosted(settings.home, settings.database_url, settings.policy) as hosted:
         _writable(hosted)
         workers = _workers(settings, hosted, settings.workers or 1)
         for each in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""`mlenv workspace create|list|show`: a server's workspaces. `registry.py` has the same for registries."""
+"""`mlenv workspace create|list|show|update`: a server's workspaces. `registry.py` has the same for registries."""
 
 import argparse
 from collections.abc import Callable
@@ -40,6 +40,14 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """What is set for which one."""
+
+    name: str
+    push_to: str
+
+
+@dataclass(frozen=True, slots=True)
 class ListAll:
     """How many are listed at most; None for all."""
 
@@ -76,6 +84,35 @@ def verbs(kind: ScopeKind) -> tuple[Verb[Create], Verb[ListAll], Verb[str]]:
         Verb(_list_arguments, _list_settings, list_all, Output.TABLE),
         Verb(_show_arguments(kind), _name, show),
     )
+
+
+def update_verb(kind: ScopeKind) -> Verb[Update]:
+    """`update` for namespaces of a kind."""
+    path = _PATHS[kind]
+
+    def update(settings: Update, context: Context) -> int:
+        place = f"{path}/{settings.name}/settings"
+        context.printer.data(context.http.request("PUT", place, json={"push_to": settings.push_to or None}))
+        return ExitStatus.DONE
+
+    return Verb(_update_arguments(kind), _update_settings, update)
+
+
+def _update_arguments(kind: ScopeKind) -> Callable[[argparse.ArgumentParser], Any]:
+    def add(parser: argparse.ArgumentParser) -> None:
+        _add_name(parser, kind)
+        parser.add_argument(
+            "--push-to",
+            metavar="REGISTRY/PREFIX",
+            required=True,
+            help="push every image that is built to REGISTRY/PREFIX/ENVIRONMENT:VERSION; '' for nowhere",
+        )
+
+    return add
+
+
+def _update_settings(namespace: argparse.Namespace) -> Update:
+    return Update(_name(namespace), namespace.push_to)
 
 
 def _create_arguments(kind: ScopeKind) -> Callable[[argparse.ArgumentParser], Any]:
@@ -132,3 +169,4 @@ def _name(namespace: argparse.Namespace) -> str:
 
 
 create, list_all, show = verbs(ScopeKind.WORKSPACE)
+update = update_verb(ScopeKind.WORKSPACE)

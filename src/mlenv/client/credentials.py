@@ -89,16 +89,20 @@ def find_login(server: str | None = None, *, environment: Mapping[str, str] = os
     return None if saved is None else _login(file, str(name), saved)
 
 
-def save_login(login: Login, *, environment: Mapping[str, str] = os.environ) -> None:
+def save_login(login: Login, *, default: bool = True, environment: Mapping[str, str] = os.environ) -> None:
     """
-    Keep a login; its server is the one that is meant from now on.
+    Keep a login.
+
+    Args:
+        default: Its server is the one that is meant from now on.
 
     Raises:
         CredentialsDamaged, CredentialsUnusable: It can't be kept.
     """
     name = server_key(login.server)
     with _changing(environment) as document:
-        document["default"] = name
+        if default:
+            document["default"] = name
         document["servers"][name] = {
             "token": login.token,
             "ca": login.ca,

@@ -31,6 +31,8 @@ _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 20.0
 #: How long a connection may take, and how long an answer may be silent, in seconds.
 _CONNECT: Final = 10.0
+#: Bytes of a file that are sent at once.
+_CHUNK: Final = 1 << 20
 _SILENT: Final = 60.0
 #: What may be sent again though it may have arrived. A POST may because of its idempotency key.
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "POST"})
@@ -191,6 +193,34 @@ class Http:
                 raise error
             self._pause(pause if wish is None else wish)
         raise AssertionError("the last attempt returns or raises")
+
+    def put_file(self, path: str, content: Path) -> None:
+        """
+        Send a file to a path of the server, outside its API.
+
+        Raises:
+            MlenvError: As `request`.
+        """
+
+        def chunks() -> Iterator[bytes]:
+            with content.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+
+        headers = {"content-length": str(content.stat().st_size), "content-type": "application/octet-stream"}
+        try:
+            with self._client.stream(
+                "PUT",
+                f"{self.server}{path}",
+                content=chunks(),
+                headers=headers,
+                timeout=httpx.Timeout(self._silent, connect=_CONNECT),
+            ) as response:
+                body = read_answer(self.server, response)
+                if not response.is_success:
+                    raise failure(self.server, response, body)
+        except httpx.TransportError as cause:
+            raise self._unreachable(cause) from cause
 
     @contextmanager
     def stream(

@@ -6,6 +6,7 @@ What a server does by itself (layers, images, whole-store checks) can't be asked
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -34,6 +35,7 @@ from mlenv.client.logs import log_lines
 from mlenv.core.digest import Digest
 from mlenv.core.environment import Definition, Environment, EnvironmentVersion, LabelChange, View
 from mlenv.core.facts import BaseFacts
+from mlenv.core.files import lasting_container
 from mlenv.core.image import Descriptor
 from mlenv.core.layer import Compression, Layer
 from mlenv.core.locking import LockOptions
@@ -155,9 +157,21 @@ class RemoteRegistry:
         self._remember(found, answer)
         return found
 
-    def set_archived(self, name: EnvironmentName, archived: bool, *, now: datetime) -> Environment:
+    def set_archived(
+        self,
+        name: EnvironmentName,
+        archived: bool,
+        *,
+        now: datetime,
+        check: Callable[[Environment], None] | None = None,
+    ) -> Environment:
         """Archive or restore an environment with all its versions."""
-        answer = self._send("PATCH", f"/environments/{quoted(name)}", content=encode({"archived": archived}))
+        path, headers = f"/environments/{quoted(name)}", {}
+        if check is not None:
+            seen = self._send("GET", path)
+            check(self.parse(EnvironmentAnswer, seen.data).to_core())
+            headers["if-match"] = seen.headers["etag"]
+        answer = self._send("PATCH", path, content=encode({"archived": archived}), headers=headers)
         return self.parse(EnvironmentAnswer, answer.data).to_core()
 
     def set_label(self, name: EnvironmentName, label: LabelName, version: VersionName, *, now: datetime) -> None:
@@ -173,6 +187,14 @@ class RemoteRegistry:
         """Every label with where it points and pointed, the newest first."""
         pages = self._pages(LabelAnswer, f"/environments/{quoted(name)}/labels")
         return {LabelName(each.label): [change.to_core() for change in each.history] for each in pages}
+
+    # Files.
+
+    def upload(self, path: str, content: Path) -> str:
+        """Put a file among the namespace's own, under a path; gives its address."""
+        place = f"/blobs/{lasting_container(self.scope().id)}/{path}"
+        self.http.put_file(place, content)
+        return f"{self.http.server}{place}"
 
     # Locks.
 

@@ -50,6 +50,7 @@ class Operation(StrEnum):
     SECRET_READ = "secret.read"
     SHARE = "share"
     SCOPE_READ = "scope.read"
+    SCOPE_WRITE = "scope.write"
     GRANT_READ = "grant.read"
     GRANT_WRITE = "grant.write"
     AUDIT_READ = "audit.read"
@@ -77,6 +78,7 @@ RULES: Final[Mapping[Operation, Role]] = {
     Operation.SECRET_READ: Role.CONTRIBUTOR,
     Operation.SHARE: Role.CONTRIBUTOR,
     Operation.SCOPE_READ: Role.READER,
+    Operation.SCOPE_WRITE: Role.ADMINISTRATOR,
     Operation.GRANT_READ: Role.ADMINISTRATOR,
     Operation.GRANT_WRITE: Role.ADMINISTRATOR,
     Operation.AUDIT_READ: Role.ADMINISTRATOR,

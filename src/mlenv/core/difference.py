@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlenv.core.spec import Index, Requirement, Sources, Spec
+from mlenv.core.spec import BuildContext, Index, Requirement, Sources, Spec
 
 #: Unchanged lines shown around a change.
 _CONTEXT = 2
@@ -19,7 +19,7 @@ def describe(spec: Spec) -> dict[str, list[str]]:
     """
     fields: dict[str, list[str]] = {
         "image": _text(spec.image),
-        "build": [f"path: {spec.build.path}", f"dockerfile_path: {spec.build.dockerfile_path}"] if spec.build else [],
+        "build": _build(spec.build) if spec.build else [],
         "conda_file": _yaml_like(json.loads(spec.conda.document)) if spec.conda else [],
         "requirements": _requirements(spec.requirements),
         "constraints": _requirements(spec.constraints),
@@ -60,6 +60,12 @@ def _unified(old: Sequence[str], new: Sequence[str]) -> Iterable[str]:
         if line.startswith("@@"):
             continue
         yield f"  {line[0]} {line[1:]}"
+
+
+def _build(build: BuildContext) -> list[str]:
+    """What a context is, or else where it is."""
+    what = f"path: {build.path}" if build.digest is None else f"digest: {build.digest}"
+    return [what, f"dockerfile_path: {build.dockerfile_path}"]
 
 
 def _text(value: str | None) -> list[str]:

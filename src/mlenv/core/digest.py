@@ -3,11 +3,16 @@
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from mlenv.errors import InvalidInput
 
-_SHA256 = re.compile(r"sha256:([0-9a-f]{64})")
+SHA256: Final = "sha256"
+SHA512: Final = "sha512"
+#: The algorithms that are known (image-spec, descriptor.md, "Registered algorithms").
+ALGORITHMS: Final = (SHA256, SHA512)
+
+_DIGEST: Final = re.compile(r"(?:(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128}))")
 
 
 class InvalidDigest(InvalidInput):
@@ -30,21 +35,27 @@ class DigestMismatch(InvalidInput):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """The sha256 name of some bytes."""
+    """
+    The name of some bytes, by their content.
+
+    Attributes:
+        algorithm: `sha256`, which everything of mlenv's own has, or `sha512`, which other tools may push.
+    """
 
     hex: str
+    algorithm: str = SHA256
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `sha256:<hex>`. Raises `InvalidDigest` for anything else."""
-        if not (match := _SHA256.fullmatch(text)):
+        """Read `sha256:<hex>` or `sha512:<hex>`. Raises `InvalidDigest` for anything else."""
+        if not (match := _DIGEST.fullmatch(text)):
             raise InvalidDigest(text)
-        return cls(match[1])
+        return cls(match[2]) if match[1] else cls(match[4], SHA512)
 
     @classmethod
-    def of(cls, data: bytes) -> Self:
+    def of(cls, data: bytes, algorithm: str = SHA256) -> Self:
         """The digest of bytes that are at hand."""
-        return cls(hashlib.sha256(data).hexdigest())
+        return cls(hashlib.new(algorithm, data).hexdigest(), algorithm)
 
     def __str__(self) -> str:
-        return f"sha256:{self.hex}"
+        return f"{self.algorithm}:{self.hex}"

@@ -14,13 +14,19 @@ CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What points at a blob (image-spec, descriptor.md): media type, digest, and size in bytes."""
+    """
+    What points at a blob (image-spec, descriptor.md): media type, digest, and size in bytes.
+
+    Attributes:
+        artifact_type: What a manifest is, where a list of referrers says so; None elsewhere.
+    """
 
     media_type: str
     digest: Digest
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: Mapping[str, str] | None = None
+    artifact_type: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The descriptor's JSON object."""
@@ -29,18 +35,22 @@ class Descriptor:
             document["annotations"] = dict(self.annotations)
         if self.platform:
             document["platform"] = dict(self.platform)
+        if self.artifact_type:
+            document["artifactType"] = self.artifact_type
         return document
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "Descriptor":
-        """Read a descriptor's JSON object. Raises `KeyError` or `TypeError` if it is none."""
-        return cls(
-            media_type=document["mediaType"],
-            digest=Digest.parse(document["digest"]),
-            size=int(document["size"]),
-            annotations=dict(document.get("annotations") or {}),
-            platform=document.get("platform"),
-        )
+        """Read a descriptor's JSON object. Raises `KeyError`, `TypeError` or `InvalidDigest` if it is none."""
+        media_type, size, artifact_type = document["mediaType"], document["size"], document.get("artifactType")
+        annotations, platform = document.get("annotations") or {}, document.get("platform")
+        if type(size) is not int or size < 0 or not isinstance(media_type, str):
+            raise TypeError(f"size {size!r} and media type {media_type!r}")
+        if not isinstance(annotations, dict) or not isinstance(platform or {}, dict):
+            raise TypeError("annotations or platform are no objects")
+        if not isinstance(artifact_type, str | None):
+            raise TypeError("the artifact type is no text")
+        return cls(media_type, Digest.parse(document["digest"]), size, dict(annotations), platform, artifact_type)
 
 
 @dataclass(frozen=True, slots=True)

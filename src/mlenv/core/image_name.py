@@ -7,15 +7,24 @@ _DEFAULT_HOST: Final = "docker.io"
 _TRANSPORTS: Final = ("oci:", "oci-archive:", "docker-archive:")
 
 
+def repository_of(name: str) -> str:
+    """What an environment's, a workspace's or a registry's name becomes in the name of an image."""
+    plain = re.sub(r"[._-]{2,}", "-", re.sub(r"[^a-z0-9._-]+", "-", name.lower()))
+    return plain.strip("._-")[:128].rstrip("._-") or "environment"
+
+
+def tag_of(version: str) -> str:
+    """What a version or label becomes in the name of an image."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", version).lstrip(".-")[:128] or "version"
+
+
 def name_of_version(name: str, version: str) -> str:
     """
     What the image of an environment's version is called: `REPOSITORY:TAG` in the characters that docker takes.
 
     Environments have freer names than images: `Train(new):1+2` becomes `train-new:1-2`. It is for people to read.
     """
-    repository = re.sub(r"[^a-z0-9._-]+|[._-]{2,}", "-", name.lower()).strip("._-")[:128].rstrip("._-")
-    tag = re.sub(r"[^A-Za-z0-9_.-]+", "-", version).lstrip(".-")[:128]
-    return f"{repository or 'environment'}:{tag or 'version'}"
+    return f"{repository_of(name)}:{tag_of(version)}"
 
 
 def is_file_source(text: str) -> bool:

@@ -71,6 +71,33 @@ class LockedPackage:
     built_from: Artifact | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LockedBase:
+    """An image that a Dockerfile names: as it is written there, its platform if that is another one, and its manifest."""
+
+    name: str
+    digest: Digest
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LockedContext:
+    """
+    A Dockerfile context, to exact bytes.
+
+    Attributes:
+        digest: Of the context's archive, Dockerfile and all (`build/context.py`).
+        dockerfile: The Dockerfile's path in the context.
+        bases: The images that the Dockerfile needs, in its order.
+        arguments: Build arguments, sorted by name.
+    """
+
+    digest: Digest
+    dockerfile: str
+    bases: tuple[LockedBase, ...] = ()
+    arguments: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(frozen=True)
 class Lock:
     """
@@ -84,6 +111,7 @@ class Lock:
         as_of: The index is taken as it stood at this time (RFC 3339), or None for now.
         bytecode: The full version of the interpreter that compiles the bytecode in images, `3.11.2`; None for images
             without bytecode. It is of the target's minor version, whose patch releases read each other's bytecode.
+        context: The Dockerfile context that it is a lock of. Such a lock has no packages, and its target no Python.
     """
 
     target: Target
@@ -92,6 +120,7 @@ class Lock:
     base: Digest | None = None
     as_of: str | None = None
     bytecode: str | None = None
+    context: LockedContext | None = None
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.packages]
@@ -102,6 +131,11 @@ class Lock:
     def digest(self) -> Digest:
         """The name of this lock: of its `pylock.toml` bytes."""
         return Digest.of(self.to_pylock().encode())
+
+    @property
+    def foundation(self) -> Digest | None:
+        """What images of this lock are known by besides the lock: the base, or the context where that is `scratch`."""
+        return self.base or (self.context.digest if self.context else None)
 
     @property
     def size(self) -> int:
@@ -128,6 +162,8 @@ class Lock:
             "packages": [_package_to_dict(each) for each in self.packages],
             "tool": {"mlenv": self._tool()},
         }
+        if not self.target.python:
+            del document["requires-python"]
         return tomli_w.dumps(document)
 
     def _tool(self) -> dict[str, Any]:
@@ -137,6 +173,9 @@ class Lock:
             "python": self.target.python,
             "resolver": self.resolver,
         }
+        if self.context is not None:
+            del tool["python"]
+            tool["context"] = _context_to_dict(self.context)
         optional = {"bytecode": self.bytecode, "glibc": self.target.glibc, "base": self.base, "as-of": self.as_of}
         return tool | {key: str(value) for key, value in optional.items() if value is not None}
 
@@ -159,7 +198,7 @@ class Lock:
             return cls(
                 target=Target(
                     platform=Platform.parse(_get(tool, "platform", str)),
-                    python=_get(tool, "python", str),
+                    python="" if "context" in tool else _get(tool, "python", str),
                     glibc=Glibc.parse(_get(tool, "glibc", str)) if "glibc" in tool else None,
                 ),
                 packages=tuple(_package_from_dict(each) for each in document["packages"]),
@@ -167,6 +206,7 @@ class Lock:
                 base=Digest.parse(_get(tool, "base", str)) if "base" in tool else None,
                 as_of=_get(tool, "as-of", str) if "as-of" in tool else None,
                 bytecode=_get(tool, "bytecode", str) if "bytecode" in tool else None,
+                context=_context_from_dict(tool["context"]) if "context" in tool else None,
             )
         except tomllib.TOMLDecodeError as error:
             raise InvalidLock(f"a lock that is not TOML: {error}") from error
@@ -182,6 +222,35 @@ def _marker(target: Target) -> str:
     if target.platform.architecture == "arm64" and target.platform.os == "windows":
         machine = "ARM64"
     return f"sys_platform == '{system}' and platform_machine == '{machine}'"
+
+
+def _context_to_dict(context: LockedContext) -> dict[str, Any]:
+    bases = []
+    for each in context.bases:
+        base = {"name": each.name, "digest": str(each.digest)}
+        bases.append(base if each.platform is None else base | {"platform": str(each.platform)})
+    document: dict[str, Any] = {"digest": str(context.digest), "dockerfile": context.dockerfile, "bases": bases}
+    if context.arguments:
+        document["arguments"] = dict(context.arguments)
+    return document
+
+
+def _context_from_dict(document: Mapping[str, Any]) -> LockedContext:
+    bases = [
+        LockedBase(
+            _get(each, "name", str),
+            Digest.parse(_get(each, "digest", str)),
+            Platform.parse(_get(each, "platform", str)) if "platform" in each else None,
+        )
+        for each in _get(document, "bases", list)
+    ]
+    arguments = document.get("arguments", {})
+    return LockedContext(
+        digest=Digest.parse(_get(document, "digest", str)),
+        dockerfile=_get(document, "dockerfile", str),
+        bases=tuple(bases),
+        arguments=tuple((name, _get(arguments, name, str)) for name in sorted(arguments)),
+    )
 
 
 def _package_to_dict(package: LockedPackage) -> dict[str, Any]:

@@ -26,6 +26,9 @@ class Progress(Protocol):
     def warn(self, text: str) -> None:
         """Say something that the user should know and that stops nothing."""
 
+    def line(self, text: str) -> None:
+        """Pass on a line that another program said, for the log."""
+
 
 class _SilentStep:
     def advance(self, amount: int) -> None:
@@ -49,3 +52,6 @@ class Silent:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+    def line(self, text: str) -> None:
+        pass

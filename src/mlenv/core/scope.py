@@ -92,6 +92,19 @@ class Scope:
         return f"{self.kind} {self.name!r}"
 
 
+@dataclass(frozen=True, slots=True)
+class ScopeSettings:
+    """
+    What a namespace's administrators have set.
+
+    Attributes:
+        push_to: `REGISTRY/PREFIX`: every image that is built is pushed to `REGISTRY/PREFIX/ENVIRONMENT:VERSION`; None for
+            no such place.
+    """
+
+    push_to: str | None = None
+
+
 def parse_scope_name(text: str) -> str:
     """Check the name of a workspace or registry. Raises `InvalidScope`."""
     return _checked(_NAME, "a name of a workspace or registry", text)

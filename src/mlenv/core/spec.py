@@ -101,10 +101,18 @@ class CondaFile:
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """A Dockerfile and the directory or URL it is built in."""
+    """
+    A Dockerfile and the directory or URL it is built in.
+
+    Attributes:
+        path: Where it came from. It does not count for identity where the digest says what it is.
+        dockerfile_path: From the root of the context.
+        digest: Of the archive that it was taken into the store as (`build/context.py`); None for one that is elsewhere.
+    """
 
     path: str
     dockerfile_path: str = "Dockerfile"
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +197,7 @@ class Spec:
         requirements = data.get("requirements")
         return cls(
             image=data.get("image"),
-            build=BuildContext(**data["build"]) if "build" in data else None,
+            build=_build(data["build"]) if "build" in data else None,
             conda=_conda_from_dict(conda) if conda is not None else None,
             requirements=_requirements(requirements) if requirements is not None else None,
             constraints=_requirements(data.get("constraints", ())),
@@ -227,6 +235,10 @@ def _to_plain(value: object, *, origins: bool) -> Any:
             return {"document": value.document}
         plain = _fields(value, origins=origins)
         return plain
+    if isinstance(value, Digest):
+        return str(value)
+    if isinstance(value, BuildContext) and value.digest is not None and not origins:
+        return {"digest": str(value.digest), "dockerfile_path": value.dockerfile_path}
     if hasattr(value, "__dataclass_fields__"):
         return _fields(value, origins=origins)
     if isinstance(value, tuple):
@@ -246,6 +258,12 @@ def _fields(value: Any, *, origins: bool) -> dict[str, Any]:
 
 def _requirements(data: Any) -> tuple[Requirement, ...]:
     return tuple(Requirement(each["text"], Origin(*each["origin"]) if "origin" in each else None) for each in data)
+
+
+def _build(data: Mapping[str, Any]) -> BuildContext:
+    digest = data.get("digest")
+    path, dockerfile = data["path"], data.get("dockerfile_path", "Dockerfile")
+    return BuildContext(path, dockerfile, Digest.parse(digest) if digest is not None else None)
 
 
 def _conda_from_dict(data: Mapping[str, Any]) -> CondaFile:

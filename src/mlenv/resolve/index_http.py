@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, InvalidURL
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import (
@@ -34,6 +34,9 @@ from mlenv.resolve.certificates import LazyHTTPSHandler
 from mlenv.resolve.credentials import Realm, credentials_for, index_for, realm_of
 from mlenv.resolve.failures import CredentialsRefused, IndexUnreachable
 from mlenv.resolve.machine_index import MachineIndex
+
+if TYPE_CHECKING:
+    from mlenv.resolve.guard import Guard
 
 CHUNK: Final = 1 << 20
 _PIECE: Final = 1 << 18
@@ -64,6 +67,7 @@ class HttpFetcher:
         attempts: Tries in a row that bring nothing, after which a download is given up.
         pause: Sleeps between tries, in seconds.
         machine: What takes the public index's place here, with its credentials; None for nothing.
+        guard: Says what may be fetched from where; None for anything.
     """
 
     def __init__(
@@ -73,8 +77,10 @@ class HttpFetcher:
         attempts: int = 3,
         pause: Callable[[float], None] = time.sleep,
         machine: MachineIndex | None = None,
+        guard: "Guard | None" = None,
     ) -> None:
         self._machine = machine
+        self._guard = guard
         self._timeout = timeout
         self._attempts = attempts
         self._pause = pause
@@ -89,6 +95,7 @@ class HttpFetcher:
         Raises:
             IndexUnreachable: It is not there, or nothing came within the timeout.
             CredentialsRefused: Credentials are wanted, or were refused.
+            AddressNotListed: The guard lets nothing be fetched from there.
         """
         if artifact.url is None:
             raise IndexUnreachable(artifact.filename, "it was built here and has no address")
@@ -96,7 +103,7 @@ class HttpFetcher:
 
     def stream(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*") -> Iterator[bytes]:
         """The bytes at a URL, in chunks of at most `CHUNK`. Raises as `fetch` does."""
-        if urlsplit(url).scheme == "file":
+        if self._is_file(url):
             yield from _read_file(url)
             return
         done, idle, mark = 0, 0, ""
@@ -121,7 +128,7 @@ class HttpFetcher:
 
     def size_of(self, url: str, sources: Sources = PUBLIC) -> int:
         """How many bytes are at a URL: as the server says, or else counted. Raises as `fetch` does."""
-        if urlsplit(url).scheme == "file":
+        if self._is_file(url):
             return sum(len(chunk) for chunk in _read_file(url))
         with self._open(url, sources, "*/*", 0, "", method="HEAD") as response:
             length = response.headers.get("content-length") or ""
@@ -135,6 +142,12 @@ class HttpFetcher:
             if len(data) > limit:
                 raise IndexUnreachable(redact(url), f"it has more than {limit} bytes")
         return bytes(data)
+
+    def _is_file(self, url: str) -> bool:
+        """Whether a URL is that of a file here. Raises `AddressNotListed`."""
+        if self._guard is not None:
+            self._guard.check(url)
+        return urlsplit(url).scheme == "file"
 
     @contextmanager
     def _open(
@@ -193,8 +206,7 @@ class HttpFetcher:
                 opener = OpenerDirector()
                 for handler in (
                     ProxyHandler(),
-                    HTTPHandler(),
-                    LazyHTTPSHandler(),
+                    *self._handlers(),
                     HTTPDefaultErrorHandler(),
                     HTTPRedirectHandler(),
                     HTTPErrorProcessor(),
@@ -202,6 +214,13 @@ class HttpFetcher:
                     opener.add_handler(handler)
                 self._opener = opener
             return self._opener
+
+    def _handlers(self) -> tuple[HTTPHandler, LazyHTTPSHandler]:
+        if self._guard is None:
+            return HTTPHandler(), LazyHTTPSHandler()
+        from mlenv.resolve.guard import GuardedHTTPHandler, GuardedHTTPSHandler
+
+        return GuardedHTTPHandler(self._guard), GuardedHTTPSHandler(self._guard)
 
 
 def _check(response: _Response, url: str, sources: Sources, start: int) -> None:

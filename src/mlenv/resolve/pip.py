@@ -66,6 +66,11 @@ class PipResolver:
         self._timeout = timeout
         self._build_timeout = build_timeout
 
+    @property
+    def own_index(self) -> str | None:
+        """The address of the index that is taken where a spec names none, or None if uv does not tell."""
+        return self._machine.index.url if self._machine is not None else self._uv.public_index
+
     def resolve(self, request: ResolveRequest, *, workdir: Path, progress: Progress) -> Resolution:
         """
         Resolve; see `mlenv.resolve.interface.Resolver`.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlenv.core.disk_faults import told_disk_fault
 from mlenv.core.spec import Requirement
 from mlenv.resolve.explanation import Explanation
 from mlenv.resolve.requirement_lines import Line, parse_line
@@ -51,10 +52,12 @@ class Session:
         self._python: dict[str, str | None] = {}
 
     def run(self, attempt: Attempt, *, timeout: float | None = None) -> Outcome:
-        """Try. Raises `UvTimeout` after `timeout` seconds, `UnreadableAnswer`."""
+        """Try. Raises `UvTimeout` after `timeout` seconds, `UnreadableAnswer`, `DiskFull`, `DiskFailed`."""
         directory = self._write(attempt)
         arguments = [*compile_arguments(attempt, self._interpreter(attempt)), "--format", "pylock.toml"]
         done = self.uv.run(arguments, timeout=timeout or self._timeout, workdir=directory)
+        if not done.ok and (fault := told_disk_fault(done.err)) is not None:
+            raise fault
         explanation = Explanation(done.err)
         return Outcome(read_pylock(done.out, attempt.request.target) if done.ok else None, explanation)
 

@@ -1,7 +1,7 @@
 """The application: every route of every dialect, behind the same middlewares."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -15,6 +15,8 @@ from mlenv.server.health import Check, Readiness
 from mlenv.server.metrics import BuildStates, Metrics
 from mlenv.server.middleware import Surroundings
 from mlenv.server.middleware_body import Bodies
+from mlenv.server.oci.app import Distribution
+from mlenv.server.oci.errors import write_problem
 from mlenv.server.problems import Problems
 from mlenv.server.routes.bodies import complete
 from mlenv.server.settings import Settings
@@ -30,6 +32,7 @@ def create_app(
     *,
     checks: Mapping[str, Check] | None = None,
     build_states: BuildStates | None = None,
+    sweep_uploads: Callable[[], object] | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> FastAPI:
     """
@@ -38,10 +41,11 @@ def create_app(
     Args:
         checks: What must not raise for the server to be ready, by name.
         build_states: Counts builds by state, for the figures.
+        sweep_uploads: Removes pushed blobs that never became whole, and that nobody goes on with.
         state: More for routes to find in `app.state`, where `site`, `settings`, `problems`, `readiness` and `metrics`
             are as well; and `routes`, all of them with their whole paths.
     """
-    problems = Problems(WRITERS)
+    problems = Problems({**WRITERS, "v2": write_problem})
     metrics = Metrics(build_states) if settings.metrics else None
     app = FastAPI(title="mlenv", version="1", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     known = {"site": site, "settings": settings, "problems": problems, "metrics": metrics, **(state or {})}
@@ -51,6 +55,7 @@ def create_app(
     problems.install(app)
     _include(app, metrics is not None)
     # The one that is added last is the outermost.
+    app.add_middleware(Distribution, site=site, public_url=settings.public_url, sweep=sweep_uploads or (lambda: None))
     app.add_middleware(
         Bodies,
         problems=problems,

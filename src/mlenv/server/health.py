@@ -10,6 +10,9 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from mlenv.core.disk_faults import disk_fault
+from mlenv.core.redact import redact
+from mlenv.errors import MlenvError
 from mlenv.server.door import public
 from mlenv.server.metrics import MEDIA_TYPE, Metrics
 
@@ -51,6 +54,9 @@ class Readiness:
 def _try(name: str, check: Check) -> str | None:
     try:
         check()
+    except (MlenvError, OSError) as error:
+        _log.warning("not ready: %s: %s", name, redact(str(error)))
+        return f"{name}: {type(disk_fault(error) or error).__name__}"
     except Exception as error:  # noqa: BLE001 - whatever it is, the server is not ready
         _log.warning("not ready: %s", name, exc_info=error)
         return f"{name}: {type(error).__name__}"

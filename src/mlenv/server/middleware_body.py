@@ -15,8 +15,10 @@ from typing import Final
 from mlenv.server.middleware import App, Message, Receive, Scope, Send
 from mlenv.server.problems import Problem, Problems
 
-#: Paths whose bodies are bytes to keep: the blob dialect, and blobs of the native API.
-_UPLOAD: Final = re.compile(r"/blobs?/|/api/v1/(?:workspaces|registries)/[^/]+/(?:blobs|bases)(?:/|$)")
+#: Paths whose bodies are bytes to keep: the blob dialect, blobs of the native API, and those that are pushed.
+_UPLOAD: Final = re.compile(r"/blobs?/|/api/v1/(?:workspaces|registries)/[^/]+/(?:blobs|bases)(?:/|$)|/v2/.+/blobs/")
+#: Where uploads are not counted: an image has many blobs, and clients push all of them as fast as they can.
+_UNCOUNTED: Final = "/v2/"
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _CLOSE: Final = {"Connection": "close"}
 #: How many tokens' rates are remembered at once.
@@ -61,7 +63,7 @@ class Bodies:
         upload = _UPLOAD.match(scope["path"]) is not None
         limit = self._max_upload if upload else self._max_body
         problem = self._too_large(headers, limit)
-        if problem is None and upload and self._buckets is not None:
+        if problem is None and upload and self._buckets is not None and not scope["path"].startswith(_UNCOUNTED):
             problem = self._too_often(headers, scope, self._buckets)
         if problem is not None:
             return await self._problems.respond(scope, problem)(scope, receive, send)

@@ -4,7 +4,6 @@ Answers to what goes wrong: problem documents (RFC 9457), or another dialect's o
 Nothing from inside is told: what was not raised on purpose is logged, and the answer names only the request.
 """
 
-import errno
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlenv.api.wire_problems import error_members
+from mlenv.core.disk_faults import DiskFailed, DiskFull, disk_fault
 from mlenv.core.redact import redact
 from mlenv.core.refusals import VersionChanged
 from mlenv.errors import Conflict, Forbidden, InvalidInput, MlenvError, NotAuthenticated, NotFound, Unavailable
@@ -40,8 +40,6 @@ _STATUSES: Final[Sequence[tuple[type[MlenvError], int]]] = (
 )
 #: After how many seconds a client may ask again.
 _RETRY_AFTER: Final = "2"
-#: What the file system says when it has no room.
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT}
 #: Most faults that one answer lists.
 _MOST: Final = 100
 
@@ -104,8 +102,8 @@ def problem_of(error: BaseException) -> Problem | None:
         return _of_validation(error)
     if isinstance(error, HTTPException):
         return _of_http(error)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return Problem(507, "NoRoom", "the server has no room left; nothing was kept")
+    if (fault := disk_fault(error)) is not None:
+        return _of_disk(error, fault)
     if not isinstance(error, MlenvError):
         return None
     status = getattr(error, "status", None) or next((each for kind, each in _STATUSES if isinstance(error, kind)), 500)
@@ -118,6 +116,16 @@ def problem_of(error: BaseException) -> Problem | None:
         return _of_store(error, status, code, headers)
     lines = tuple(map(str, getattr(error, "difference", ())))
     return Problem(status, code, redact(str(error)), error.hint, lines, headers=headers, members=error_members(error))
+
+
+def _of_disk(error: BaseException, fault: DiskFull | DiskFailed) -> Problem:
+    """What is the matter with the server's disk. Whoever asks can do nothing about it, and its place is not told."""
+    _log.error("the disk failed", extra={"error": str(error), "kind": type(error).__name__})
+    status, code, what = 503, "NotWritable", "the server's store can't be written to"
+    if isinstance(fault, DiskFull):
+        status, code, what = 507, "NoRoom", "the server has no room left"
+    headers = {"Retry-After": _RETRY_AFTER}
+    return Problem(status, code, f"{what}; nothing was kept", "try again in a while", headers=headers)
 
 
 def _of_store(error: MlenvError, status: int, code: str, headers: Mapping[str, str]) -> Problem:

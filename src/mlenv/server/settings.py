@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mlenv.core.redact import redact
+from mlenv.core.site_policy import SitePolicy
 from mlenv.errors import InvalidInput
 
 #: What a variable of the environment begins with: `port` is `MLENV_PORT`.
@@ -29,6 +39,11 @@ class InvalidSettings(InvalidInput):
     """A setting that makes no sense, or a file that can't be read."""
 
     hint = "`mlenv server config` lists all settings, and `mlenv server start --help` says what they mean"
+
+
+def _words(value: Any) -> Any:
+    """What flags and variables say in one text."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -72,6 +87,20 @@ class Settings(BaseModel):
     )
     build_timeout: _Seconds = Field(3600.0, description="how long one build may take")
     step_timeout: _Seconds = Field(1800.0, description="how long one step of a build may take")
+    max_log: _Size = Field(1 << 30, description="largest log of a build or job; what comes after is left out")
+    source_builds: bool = Field(
+        False, description="build packages from source where a spec allows it, which runs their authors' code"
+    )
+    indexes: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+        (),
+        description="beginnings of addresses that specs may name as indexes, besides the machine's own; commas between",
+    )
+    build_network: Literal["none", "default"] = Field(
+        "none", description="what steps of a Dockerfile may reach: nothing, or by default what this machine can"
+    )
+    build_engine: Literal["docker", "buildctl", "buildah", "podman"] | None = Field(
+        None, description="what builds Dockerfiles; the first that answers if not given"
+    )
     log_format: Literal["auto", "text", "json"] = Field("auto", description="text, json, or auto: text on a terminal")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least grave that is logged"
@@ -100,6 +129,17 @@ class Settings(BaseModel):
             raise ValueError("write it as https://HOST or https://HOST:PORT")
         return value.rstrip("/")
 
+    @field_validator("indexes")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from urllib.parse import urlsplit
+
+        for each in value:
+            parts = urlsplit(each)
+            if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
+                raise ValueError("write each as https://HOST/PATH, without credentials")
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -115,6 +155,11 @@ class Settings(BaseModel):
     def plain(self) -> bool:
         """Whether the server speaks without TLS."""
         return self.insecure_http or self.force_insecure_http
+
+    @property
+    def policy(self) -> SitePolicy:
+        """What the site's machines do for those who use it."""
+        return SitePolicy(self.source_builds, self.indexes, self.build_network, self.build_engine)
 
     @property
     def database_url(self) -> str | None:
@@ -241,4 +286,6 @@ def _shown(value: Any) -> Any:
     if isinstance(value, SecretStr):
         text = redact(value.get_secret_value())
         return text if "://" in text else "(hidden)"
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if isinstance(value, Path) else value

@@ -1,18 +1,37 @@
-"""uvicorn's HTTP/1.1, with a limit on how long a client may take to send the head of a request."""
+"""
+uvicorn's HTTP/1.1, with a limit on how long a client may take to send the head of a request, and files sent by the
+kernel (`mlenv.server.sendfile`).
+"""
 
 import asyncio
-from typing import Any, Final
+from asyncio.exceptions import SendfileNotAvailableError
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import h11
+from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from mlenv.server.middleware import Message, Receive, Scope, Send
+from mlenv.server.sendfile import EXTENSION, read_part
 
 #: Seconds from the connection, or from the first byte of a later request, to the end of the request's head.
 HEAD_TIMEOUT: Final = 20.0
+#: Bytes that the kernel is given to send at once, and seconds that a client may take for them.
+_PIECE: Final = 8 << 20
+PIECE_TIMEOUT: Final = 600.0
+#: Bytes that are read and encrypted at once where the kernel can't.
+_CHUNK: Final = 1 << 18
 
 
 class PatientH11(H11Protocol):
-    """Closes connections whose request does not come to the end of its head in time."""
+    """Closes connections whose request does not come to the end of its head in time, and sends files."""
 
     _head: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.app = self._with_files
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -39,3 +58,76 @@ class PatientH11(H11Protocol):
     def _too_slow(self) -> None:
         self._head = None
         self.transport.close()
+
+    async def _with_files(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, which may answer with a part of a file."""
+        cycle: RequestResponseCycle = send.__self__  # type: ignore[attr-defined]
+
+        async def answer(message: Message) -> None:
+            if message["type"] == EXTENSION:
+                await self._send_file(cycle, message["file"], message["offset"], message["count"])
+            else:
+                await send(message)
+
+        scope.setdefault("extensions", {})[EXTENSION] = {}
+        await cast(Any, self.config.loaded_app)(scope, receive, answer)
+
+    async def _send_file(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
+        """Send a part of a file as the whole body. Raises `ClientDisconnect`, and `OSError` if the file is shorter."""
+        # The connection's state is told of the bytes without being given them (h11, "Support for sendfile()").
+        self.conn.send_with_data_passthrough(h11.Data(data=cast(Any, _Promised(count))))
+        try:
+            if self.scheme == "http":
+                await self._by_kernel(file, offset, count)
+            else:
+                await self._by_hand(cycle, file, offset, count)
+        except (ConnectionError, SendfileNotAvailableError, TimeoutError) as error:
+            cycle.disconnected = True
+            self.transport.abort()
+            raise ClientDisconnect from error
+        await cycle.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _by_kernel(self, file: int, offset: int, count: int) -> None:
+        end, opened = offset + count, cast(Any, _File(file))
+        while offset < end:
+            if self.transport.is_closing():
+                raise ConnectionAbortedError
+            async with asyncio.timeout(PIECE_TIMEOUT):
+                piece = min(_PIECE, end - offset)
+                sent = await self.loop.sendfile(self.transport, opened, offset, piece, fallback=False)
+            if not sent:
+                raise OSError("the file has become shorter")
+            offset += sent
+
+    async def _by_hand(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
+        end = offset + count
+        while offset < end:
+            # Others have their turn, and so has the news that the client is gone.
+            await asyncio.sleep(0)
+            async with asyncio.timeout(PIECE_TIMEOUT):
+                await self.flow.drain()
+            if cycle.disconnected or self.transport.is_closing():
+                raise ConnectionAbortedError
+            chunk = await read_part(file, offset, min(_CHUNK, end - offset))
+            self.transport.write(chunk)
+            offset += len(chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class _Promised:
+    """Stands for so many bytes that are sent otherwise."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An open file, as the event loop asks for it."""
+
+    descriptor: int
+
+    def fileno(self) -> int:
+        return self.descriptor

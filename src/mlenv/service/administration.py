@@ -19,6 +19,7 @@ from mlenv.core.scope import (
     ScopeExists,
     ScopeKey,
     ScopeKind,
+    ScopeSettings,
     parse_group,
     parse_location,
     parse_scope_name,
@@ -106,6 +107,30 @@ class Administration:
     def scope(self, caller: Caller, kind: ScopeKind, name: str) -> Scope:
         """One namespace. Raises as `Site.enter`."""
         return self._site.enter(caller, Operation.SCOPE_READ, kind, name)
+
+    def settings(self, caller: Caller, kind: ScopeKind, name: str) -> ScopeSettings:
+        """What is set for a namespace. Raises as `Site.enter`."""
+        return self._site.store.scope_settings(self._site.enter(caller, Operation.SCOPE_READ, kind, name).key)
+
+    def set_settings(self, caller: Caller, kind: ScopeKind, name: str, settings: ScopeSettings) -> ScopeSettings:
+        """
+        Set what administrators of a namespace may set.
+
+        Raises:
+            NotAllowed, ScopeNotFound: As `Site.enter`.
+            InvalidRemoteName: Images can't be pushed there.
+        """
+        from mlenv.distribution.names import InvalidRemoteName, RemoteName
+
+        scope = self._site.enter(caller, Operation.SCOPE_WRITE, kind, name)
+        if settings.push_to is not None:
+            target = RemoteName.parse(settings.push_to)
+            if target.tag is not None or target.digest is not None:
+                raise InvalidRemoteName(settings.push_to, "it has a tag, which is that of each version")
+            settings = ScopeSettings(push_to=str(target))
+        store = self._site.store
+        store.set_scope_settings(scope.key, settings, author=author_of(caller), now=self._site.clock())
+        return settings
 
     # People and programs.
 

@@ -33,6 +33,8 @@ LOG_GRACE: Final = timedelta(seconds=10)
 #: Most packages that options may name, and most characters of a name.
 _SOURCES: Final = 1000
 _NAME: Final = 255
+#: Most characters of a build argument.
+_VALUE: Final = 32_768
 
 
 class BuildNotFound(NotFound):
@@ -138,10 +140,12 @@ class Builds:
         *,
         clock: "Clock",
         new_id: Callable[[], str],
+        found: Callable[[BuildRecord], object] = lambda _: None,
         requested_by: str | None = None,
     ) -> None:
         """
         Args:
+            found: Told of a build whose image was there already, so that no worker sees it.
             requested_by: The name of who asks.
         """
         self._scope = scope
@@ -151,13 +155,14 @@ class Builds:
         self._logs = logs
         self._clock = clock
         self._new_id = new_id
+        self._found = found
         self._requested_by = requested_by
 
     def request(
         self,
         version: EnvironmentVersion,
         platform: Platform,
-        compression: Compression = Compression.ZSTD,
+        compression: Compression = Compression.GZIP,
         options: LockOptions | None = None,
         priority: int = DEFAULT_PRIORITY,
         requested_by: str | None = None,
@@ -167,6 +172,7 @@ class Builds:
         already, the build has succeeded.
 
         Args:
+            compression: Of the layers; gzip, since what is built here is pulled by whatever tool there is.
             options: How to lock the version, if it is not locked yet.
             priority: From 1, which is taken first, to 100.
             requested_by: The name of who asks, if it is not the one that this was opened for.
@@ -201,6 +207,8 @@ class Builds:
             reach("build.requested")
             with suppress(Unavailable):
                 self._queue().enqueue(self._scope, kept.id, priority=priority)
+        elif new:
+            self._found(kept)
         return kept
 
     def get(self, id: str) -> BuildRecord:
@@ -346,7 +354,7 @@ class Builds:
 
     def _check(self, version: EnvironmentVersion, options: LockOptions | None, priority: int) -> None:
         require_lockable(version)
-        if version.spec.image is None:
+        if version.spec.image is None and version.spec.build is None:
             raise NoBase(f"{version} names no base image")
         if not FIRST_PRIORITY <= priority <= LAST_PRIORITY:
             raise InvalidBuildOptions(f"priority {priority} is not from {FIRST_PRIORITY} to {LAST_PRIORITY}")
@@ -355,6 +363,9 @@ class Builds:
             raise InvalidBuildOptions(
                 f"at most {_SOURCES} packages may be built from source, named in {_NAME} characters"
             )
+        arguments = (options.arguments or ()) if options is not None else ()
+        if len(arguments) > _SOURCES or any(len(name) > _NAME or len(value) > _VALUE for name, value in arguments):
+            raise InvalidBuildOptions(f"at most {_SOURCES} build arguments are taken, of {_VALUE} characters")
 
 
 def options_document(options: LockOptions | None) -> dict[str, Any] | None:
@@ -366,6 +377,7 @@ def options_document(options: LockOptions | None) -> dict[str, Any] | None:
         "allow_source_auto": options.allow_source_auto,
         "as_of": options.as_of.astimezone(UTC).isoformat() if options.as_of else None,
         "bytecode": options.bytecode,
+        "arguments": [list(each) for each in options.arguments] if options.arguments is not None else None,
     }
 
 
@@ -379,4 +391,8 @@ def to_options(document: "Any | None") -> LockOptions | None:
         document["allow_source_auto"],
         datetime.fromisoformat(as_of) if as_of else None,
         document["bytecode"],
+        # A build that was queued before there were any has none.
+        tuple((name, value) for name, value in document["arguments"])
+        if document.get("arguments") is not None
+        else None,
     )

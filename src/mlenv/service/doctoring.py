@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mlenv.core.platform import Platform, Target
 from mlenv.core.progress import Progress, Silent
@@ -16,6 +16,9 @@ from mlenv.errors import MlenvError, Unavailable
 from mlenv.resolve.interface import Resolver, ResolveRequest
 from mlenv.run.engines import ContainerEngine
 from mlenv.run.pythons import Pythons
+
+if TYPE_CHECKING:
+    from mlenv.build.context_engines import FoundEngines
 
 #: Below this much free space, in bytes, a build of a large environment may fail.
 _LITTLE_SPACE: Final = 5 << 30
@@ -61,6 +64,7 @@ class Doctor:
         pythons: Pythons,
         resolver: Callable[[Path], Resolver],
         container_engine: Callable[[], ContainerEngine],
+        builders: "Callable[[], FoundEngines]",
         host_platform: Platform,
     ) -> None:
         """
@@ -68,6 +72,7 @@ class Doctor:
             open_store: Opens the store if there is one; raises what opening it raises.
             find_uv: The path of `uv`.
             resolver: A resolver with its cache in that directory.
+            builders: What can build Dockerfiles here.
         """
         self._home = home
         self._open_store = open_store
@@ -75,6 +80,7 @@ class Doctor:
         self._pythons = pythons
         self._resolver = resolver
         self._container_engine = container_engine
+        self._builders = builders
         self._host_platform = host_platform
 
     def examine(self, *, progress: Progress) -> list[Diagnosis]:
@@ -85,6 +91,7 @@ class Doctor:
             ("uv", self._uv),
             ("package index", self._index),
             ("containers", self._containers),
+            ("Dockerfiles", self._dockerfiles),
             ("base images", self._mmdebstrap),
         )
         found = []
@@ -135,6 +142,15 @@ class Doctor:
     def _containers(self) -> Diagnosis:
         engine = self._container_engine()
         return Diagnosis("containers", State.GOOD, f"{engine.name} {engine.version}")
+
+    def _dockerfiles(self) -> Diagnosis:
+        found = self._builders()
+        others = "; ".join(f"{name}: {why}" for name, why in found.others.items())
+        if found.engine is None:
+            advice = "install buildah or podman, or start docker; see docs/contexts.md, “Where it runs”"
+            return Diagnosis("Dockerfiles", State.MISSING, others, advice)
+        text = f"{found.engine.name} {found.engine.version}"
+        return Diagnosis("Dockerfiles", State.GOOD, f"{text} (not {others})" if others else text)
 
     def _mmdebstrap(self) -> Diagnosis:
         path = shutil.which("mmdebstrap")

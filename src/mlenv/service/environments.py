@@ -182,16 +182,21 @@ class Environments:
         """
         return self._save(self.version(reference), change, archived=archived, only_if=only_if)
 
-    def set_archived(self, reference: Reference, archived: bool) -> Environment | EnvironmentVersion:
+    def set_archived(
+        self, reference: Reference, archived: bool, *, check: Callable[[Environment], None] | None = None
+    ) -> Environment | EnvironmentVersion:
         """
         Archive or restore one version, or with a bare name the environment and all its versions.
+
+        Args:
+            check: Called with the environment as it is changed; what it raises stops the change.
 
         Raises:
             EnvironmentNotFound, VersionNotFound, LabelNotFound, RegistryNotHere: It is not there.
             EnvironmentArchived: A version is to be restored while its environment is archived.
         """
         if reference.version is None and reference.label is None:
-            return self._registry.set_archived(self._name(reference), archived, now=self._clock())
+            return self._registry.set_archived(self._name(reference), archived, now=self._clock(), check=check)
         return self._save(self.version(reference), Change(), archived=archived)
 
     def set_label(self, reference: Reference, label: LabelName) -> EnvironmentVersion:

@@ -15,7 +15,7 @@ from mlenv.core.layer import Layer
 from mlenv.core.platform import Platform
 from mlenv.core.records import BuildRecord, ImageKey, UseRecord
 from mlenv.core.reference import EnvironmentName, LabelName, VersionName
-from mlenv.core.scope import Scope, ScopeKey, ScopeKind
+from mlenv.core.scope import Scope, ScopeKey, ScopeKind, ScopeSettings
 from mlenv.core.tokens import Token
 
 #: The time now, UTC.
@@ -93,11 +93,21 @@ class Registry(Protocol):
             VersionChanged: It was changed after `unless_modified_after`.
         """
 
-    def set_archived(self, name: EnvironmentName, archived: bool, *, now: datetime) -> Environment:
+    def set_archived(
+        self,
+        name: EnvironmentName,
+        archived: bool,
+        *,
+        now: datetime,
+        check: Callable[[Environment], None] | None = None,
+    ) -> Environment:
         """
         Archive or restore an environment with all its versions. Raises `EnvironmentNotFound`.
 
         Versions that were archived by themselves stay so when their environment is restored.
+
+        Args:
+            check: Called with the environment as it is changed; what it raises stops the change.
         """
 
     def set_label(self, name: EnvironmentName, label: LabelName, version: VersionName, *, now: datetime) -> None:
@@ -194,8 +204,24 @@ class SiteStore(Protocol):
     def scopes(self, kind: ScopeKind) -> list[Scope]:
         """All namespaces of a kind, by name."""
 
+    def scope_settings(self, key: ScopeKey) -> ScopeSettings:
+        """What a namespace's administrators have set; nothing for one that is not there."""
+
+    def set_scope_settings(self, key: ScopeKey, settings: ScopeSettings, *, author: Author, now: datetime) -> None:
+        """Set it. No error if there is no such namespace."""
+
     def add_principal(self, principal: Principal, *, subject: str | None, author: Author, now: datetime) -> None:
         """Register somebody, with roles. Raises `core.access.PrincipalExists` if the id, name or subject is taken."""
+
+    def begin(
+        self, administrator: Principal, workspace: Scope, token: Token, digest: str, *, author: Author, now: datetime
+    ) -> bool:
+        """
+        Register the first administrator with a token, and the first workspace if it is not there: all of it, or nothing.
+
+        Returns:
+            False, and nothing is done, if there is anybody already.
+        """
 
     def principals(self) -> list[Principal]:
         """Everybody, by name."""

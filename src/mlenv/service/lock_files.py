@@ -146,6 +146,8 @@ def why_not(lock: Lock, spec: Spec, platform: Platform) -> str | None:
     Whether a resolver would have chosen the same is not asked: only whether what is asked for is there, and everything
     comes from where anybody can fetch it.
     """
+    if lock.context is not None or spec.build is not None:
+        return "a Dockerfile is locked where it is built"
     wanted = spec.conda.python if spec.conda and spec.conda.python else spec.python
     if lock.target.platform != platform:
         return f"it is for {lock.target.platform}"

@@ -20,8 +20,10 @@ from mlenv.faults import reach
 if TYPE_CHECKING:
     # NOTE: finding a lock that is there should not wait for the imports of what makes one.
     from mlenv.build.interface import Blobs
-    from mlenv.resolve.interface import Fetcher, Resolver
+    from mlenv.core.site_policy import SitePolicy
+    from mlenv.resolve.interface import Fetcher, Resolver, ResolveRequest
     from mlenv.service.bases import Base, Bases
+    from mlenv.service.context_builds import ContextBuilds
     from mlenv.service.interface import Clock, Exclusive, Registry
 
 
@@ -59,9 +61,9 @@ class LockLost(NotFound):
 
 
 class DockerfileNotBuilt(InvalidInput):
-    """A version that is defined by a Dockerfile, which is for a builder to run."""
+    """A version that is defined by a Dockerfile, where none can be built."""
 
-    hint = "define it by `image` and `conda_file` or `requirements`; building Dockerfile contexts is not there yet"
+    hint = "define it by `image` and `conda_file` or `requirements`, or build it for linux"
 
 
 DEFAULT_OPTIONS = LockOptions()
@@ -83,7 +85,16 @@ class Locking:
         exclusive: "Exclusive",
         workdir: Callable[[], Path],
         clock: "Clock",
+        policy: "SitePolicy | None" = None,
+        own_index: Callable[[], str | None] = lambda: None,
+        contexts: "Callable[[], ContextBuilds] | None" = None,
     ) -> None:
+        """
+        Args:
+            policy: What is done here for others; None for whoever uses the store by themselves.
+            own_index: The address of the index that is taken where a spec names none.
+            contexts: Locks Dockerfile contexts.
+        """
         self._registry = registry
         self._blobs = blobs
         self._bases = bases
@@ -94,6 +105,9 @@ class Locking:
         self._exclusive = exclusive
         self._workdir = workdir
         self._clock = clock
+        self._policy = policy
+        self._own_index = own_index
+        self._contexts = contexts
 
     def find(self, version: EnvironmentVersion, platform: Platform) -> Lock | None:
         """The lock of a version for a platform, if one was made."""
@@ -126,6 +140,7 @@ class Locking:
         Raises:
             LockDiffers: A lock was made already, with other options than these.
             NeedsConda, DockerfileNotBuilt, NoPythonKnown: The spec can't be locked.
+            SourceBuildsOff, AddressNotListed: It asks for what the site's policy does not allow.
             ResolutionFailed: Its requirements have no answer.
             Unavailable: An index did not answer.
         """
@@ -159,15 +174,25 @@ class Locking:
     def _make(self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress) -> Lock:
         require_lockable(version)
         spec = version.spec
-        base = self._base_of(spec, platform, progress)
-        target = self._target(spec, platform, base, progress)
-        lock = self._resolve(spec, target, base, options, progress)
+        if spec.build is not None:
+            lock = self._lock_context(version, platform, options, progress)
+        else:
+            base = self._base_of(spec, platform, progress)
+            target = self._target(spec, platform, base, progress)
+            lock = self._resolve(spec, target, base, options, progress)
         data = lock.to_pylock().encode()
         self._blobs.put([data], digest=lock.digest, size=len(data), what="pylock.toml")
         reach("lock.written")
         kept = self._registry.add_lock(version.name, version.version, platform, lock.digest, now=self._clock())
         reach("lock.named")
         return lock if kept == lock.digest else self._read(kept)
+
+    def _lock_context(
+        self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress
+    ) -> Lock:
+        if self._contexts is None or platform.os != "linux":
+            raise DockerfileNotBuilt(f"{version} is defined by a Dockerfile, and can't be locked for {platform} here")
+        return self._contexts().lock(version, platform, options.arguments or (), progress=progress)
 
     def _read(self, digest: Digest) -> Lock:
         return Lock.from_pylock(self._blobs.read(digest).decode())
@@ -243,6 +268,7 @@ class Locking:
                 prereleases=spec.prereleases,
                 as_of=options.as_of,
             )
+            self._check_allowed(request)
             with TemporaryDirectory(dir=self._workdir(), prefix="resolve-") as workdir:
                 resolution = self._resolver().resolve(request, workdir=Path(workdir), progress=progress)
                 for digest, path in resolution.built.items():
@@ -257,6 +283,17 @@ class Locking:
             bytecode=self._bytecode(target, progress) if options.bytecode and packages else None,
         )
 
+    def _check_allowed(self, request: "ResolveRequest") -> None:
+        """See whether the site's policy allows a resolution. Raises `SourceBuildsOff`, `AddressNotListed`."""
+        if self._policy is None:
+            return
+        from mlenv.core.site_policy import addresses_of
+
+        self._policy.check_source_builds(sorted(request.allow_source), any_package=request.allow_source_auto)
+        addresses = list(addresses_of(request.sources, (*request.requirements, *request.constraints)))
+        if addresses:
+            self._policy.check_addresses(addresses, self._own_index())
+
     def _keep(self, digest: Digest, path: Path) -> None:
         with path.open("rb") as file:
             chunks = iter(lambda: file.read(1 << 20), b"")
@@ -264,10 +301,8 @@ class Locking:
 
 
 def require_lockable(version: EnvironmentVersion) -> None:
-    """Raise `DockerfileNotBuilt` or `NeedsConda` for a version of a kind that can't be locked."""
+    """Raise `NeedsConda` for a version of a kind that can't be locked."""
     spec = version.spec
-    if spec.build is not None:
-        raise DockerfileNotBuilt(f"{version} is defined by {spec.build.dockerfile_path} in {spec.build.path}")
     if spec.conda and spec.conda.needs_conda:
         raise NeedsConda(spec.conda.needs_conda)
 
@@ -293,6 +328,9 @@ def _check_same(version: EnvironmentVersion, lock: Lock, options: LockOptions) -
     differences = []
     if lock.as_of != as_of:
         differences.append(f"as of {lock.as_of}" if lock.as_of else "as of the day it was made (no --as-of)")
+    if lock.context is not None and options.arguments not in (None, lock.context.arguments):
+        given = ", ".join(f"{name}={value}" for name, value in lock.context.arguments)
+        differences.append(f"with the build arguments {given}" if given else "without build arguments")
     if lock.bytecode is not None and not options.bytecode:
         differences.append(f"with bytecode of Python {lock.bytecode}")
     if differences:

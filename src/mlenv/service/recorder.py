@@ -41,3 +41,6 @@ class Recorder:
 
     def warn(self, text: str) -> None:
         self._inner.warn(text)
+
+    def line(self, text: str) -> None:
+        self._inner.line(text)

@@ -7,8 +7,11 @@ What runs on this machine (`mlenv.service.running`) is the same as without a ser
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
+from mlenv.build.installed import installed_of
 from mlenv.build.interface import Blobs
 from mlenv.build.validate import load_image
 from mlenv.core.digest import Digest
@@ -16,6 +19,7 @@ from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.facts import BaseFacts
 from mlenv.core.image import MANIFEST_TYPE, Descriptor, Image
 from mlenv.core.image_name import full_name, is_file_source
+from mlenv.core.installed import with_installed
 from mlenv.core.layer import Compression, plan_layers
 from mlenv.core.lock import Lock, LockedPackage
 from mlenv.core.locking import LockOptions
@@ -26,8 +30,9 @@ from mlenv.core.reference import EnvironmentName, Reference, VersionName
 from mlenv.core.spec import Sources, Spec
 from mlenv.errors import Conflict, InvalidInput, Unavailable
 from mlenv.service.artifacts import Artifacts
-from mlenv.service.bases import Base, Bases
-from mlenv.service.building import BuildResult, NoBase
+from mlenv.service.bases import Base, BaseNotHere, Bases
+from mlenv.service.building import BuildResult, NoBase, NotBuilt
+from mlenv.service.context_builds import ContextBuilds, ContextOptions
 from mlenv.service.environments import Environments
 from mlenv.service.locking import DEFAULT_OPTIONS, Locking, require_lockable
 
@@ -50,13 +55,16 @@ class BuildServer(Protocol):
         version: VersionName,
         platform: Platform,
         *,
-        compression: Compression = Compression.ZSTD,
+        compression: Compression = Compression.GZIP,
         options: LockOptions | None = None,
     ) -> BuildRecord:
         """Ask for a build."""
 
     def build(self, id: str) -> BuildRecord:
         """A build as it stands."""
+
+    def builds(self, name: EnvironmentName, version: VersionName) -> list[BuildRecord]:
+        """Builds of a version, the newest first."""
 
     def log_lines(self, id: str) -> Iterator[str]:
         """The lines of its log, from the first on, as they come, until the build has ended."""
@@ -120,7 +128,12 @@ class RemoteLocking(Locking):
 
 def _says_no_python(spec: Spec) -> bool:
     """Whether neither the spec nor a base image says which Python is meant: then it is that of whoever runs it."""
-    return spec.image is None and spec.python is None and (spec.conda is None or spec.conda.python is None)
+    return (
+        spec.image is None
+        and spec.build is None
+        and spec.python is None
+        and (spec.conda is None or spec.conda.python is None)
+    )
 
 
 class RemoteArtifacts(Artifacts):
@@ -139,14 +152,14 @@ class RemoteArtifacts(Artifacts):
 class RemoteBases(Bases):
     """The base images of a server."""
 
-    def find(self, name: str, platform: Platform | None = None, *, progress: Progress) -> Base | None:
-        """A base there by what a spec's `image` says, or one in a file here; None if it is not at hand."""
+    def need(self, name: str, platform: Platform | None = None, *, pull: bool = True, progress: Progress) -> Base:
+        """A base there by what a spec's `image` says. Raises `BaseNotHere`."""
         if is_file_source(name):
             raise NotThroughServer(f"looking into {name}", "leave the server out: `mlenv --embedded base show …`")
         digest = self._registry.base(full_name(name))
         facts = self._registry.facts(digest) if digest is not None else None
         if digest is None or facts is None or platform not in {None, facts.platform}:
-            return None
+            raise BaseNotHere(name)
         return Base(_image_of(facts), facts)
 
     def import_(self, *_: object, **__: object) -> NoReturn:
@@ -156,6 +169,10 @@ class RemoteBases(Bases):
     def create(self, *_: object, **__: object) -> NoReturn:
         """Refused."""
         raise NotThroughServer("making a base image", _ON_SERVER)
+
+    def pull(self, *_: object, **__: object) -> NoReturn:
+        """Refused."""
+        raise NotThroughServer("pulling a base image", "a build there pulls the base it needs by itself")
 
 
 #: What to do about it.
@@ -168,8 +185,43 @@ def _image_of(facts: BaseFacts) -> Image:
     return Image(Descriptor(MANIFEST_TYPE, facts.digest, 0), {}, facts.digest, ())
 
 
+class ContextServer(Protocol):
+    """Where contexts are uploaded to. `mlenv.client.registry.RemoteRegistry` is the one there is."""
+
+    def upload(self, path: str, content: Path) -> str:
+        """Put a file among the namespace's own, under a path; gives its address."""
+
+
+class RemoteContexts:
+    """Dockerfile contexts that the server builds. It has `taken` as `mlenv.service.context_builds.ContextBuilds` has it."""
+
+    def __init__(self, server: ContextServer, contexts: ContextBuilds, blobs: Blobs) -> None:
+        """
+        Args:
+            contexts: Take directories in on this machine.
+        """
+        self._server, self._contexts, self._blobs = server, contexts, blobs
+
+    def taken(self, spec: Spec, *, progress: Progress) -> Spec:
+        """A spec whose context, if it is a directory here, is on the server."""
+        taken = self._contexts.taken(spec, progress=progress)
+        if taken.build is None or taken.build == spec.build or taken.build.digest is None:
+            return taken
+        archive = self._blobs.path(taken.build.digest)
+        with progress.step("Uploading the build context", total=archive.stat().st_size, unit="bytes"):
+            address = self._server.upload(f"contexts/{taken.build.digest.hex}.tar", archive)
+        return replace(taken, build=replace(taken.build, path=address))
+
+
 class RemoteBuilding:
-    """Builds that the server makes. It has `build` as `mlenv.service.building.Building` has it."""
+    """
+    Builds that the server makes. It has `build` as `mlenv.service.building.Building` has it.
+
+    Attributes:
+        compression: Of layers, if nobody says otherwise: gzip, since a server's images are pulled by any tool.
+    """
+
+    compression: Final = Compression.GZIP
 
     def __init__(
         self,
@@ -195,8 +247,9 @@ class RemoteBuilding:
         version: EnvironmentVersion,
         platform: Platform,
         *,
-        compression: Compression = Compression.ZSTD,
+        compression: Compression = Compression.GZIP,
         options: LockOptions | None = None,
+        context: ContextOptions | None = None,
         progress: Progress,
     ) -> BuildResult:
         """
@@ -204,11 +257,14 @@ class RemoteBuilding:
 
         Raises:
             NoBase, NeedsConda, DockerfileNotBuilt: There is nothing to build on.
+            NotThroughServer: It is for the server to say how a Dockerfile is built.
             BuildFailed, BuildCanceled: The build came to nothing.
             Unavailable: The server does not answer.
         """
+        if context is not None and context != ContextOptions():
+            raise NotThroughServer("choosing an engine or a network, or handing in secrets,", "leave them out")
         require_lockable(version)
-        if version.spec.image is None:
+        if version.spec.image is None and version.spec.build is None:
             raise NoBase(f"{version} names no base image")
         asked = self._server.request_build(
             version.name, version.version, platform, compression=compression, options=options
@@ -224,6 +280,22 @@ class RemoteBuilding:
         if asked.status.ended:
             return BuildResult(image, None, lock, 0, count)
         return BuildResult(image, ended, lock, _new_layers(ended, count), count)
+
+    def as_built(self, version: EnvironmentVersion, lock: Lock) -> Lock:
+        """
+        A lock to be compared: that of a Dockerfile context with what its image has installed, any other as it is.
+
+        Raises:
+            NotBuilt: The image is not built yet.
+        """
+        if lock.context is None:
+            return lock
+        for build in self._server.builds(version.name, version.version):
+            if build.image is not None and build.platform == lock.target.platform:
+                installed = installed_of(build.image, self._blobs)
+                if installed is not None:
+                    return with_installed(lock, installed)
+        raise NotBuilt(version)
 
     def follow(self, build: BuildRecord) -> BuildRecord:
         """

@@ -126,8 +126,9 @@ class Running:
             NoSuitablePython, UnsuitablePython: No interpreter here is as its lock asks.
             And what `Locking.lock` and `Artifacts.ensure` raise.
         """
-        if not version.spec.has_dependencies and version.spec.build is None:
-            raise OnlyAnImage(f"{version} is an image ({version.spec.image}), without packages of its own")
+        if not version.spec.has_dependencies:
+            what = version.spec.image or "that of a Dockerfile"
+            raise OnlyAnImage(f"{version} is an image ({what}), without packages of its own")
         lock = self._locking.lock(version, self._host_platform, options.lock, progress=progress)
         python = self._pythons.choose(lock.target.python, options.python)
         prefix = self._materialise(
@@ -193,7 +194,8 @@ class Running:
         engine, image, built = self._in_engine(version, DEFAULT_RUN, progress)
         run = ContainerRun(image, ("python", "-"), Path("/tmp"), network="none")
         with progress.step("Inspecting the image"):
-            return inspect_by(run_arguments(engine, run), what=f"the image of {version}"), built.lock
+            found = inspect_by(run_arguments(engine, run), what=f"the image of {version}")
+        return found, self._building().as_built(version, built.lock)
 
     def _in_engine(
         self, version: EnvironmentVersion, options: RunOptions, progress: Progress
@@ -203,6 +205,7 @@ class Running:
         engine = self._container_engine()
         platform = Platform("linux", self._host_platform.architecture)
         built = self._building().build(version, platform, options=options.lock, progress=progress)
+        self._building().bring(built.image, progress)
         with progress.step(f"Loading the image into {engine.name}"):
             name = f"mlenv/{name_of_version(version.name, version.version)}"
             image = load_image(engine, self._blob_directory, built.image.manifest, name=name)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlenv.service.jobs import Jobs
     from mlenv.service.lock_files import LockFiles
     from mlenv.service.locking import Locking
+    from mlenv.service.repositories import Repositories
 
 
 class Services(Protocol):
@@ -45,3 +46,5 @@ class Services(Protocol):
     def files(self) -> "Files": ...
     @property
     def jobs(self) -> "Jobs": ...
+    @property
+    def repositories(self) -> "Repositories": ...

@@ -9,6 +9,7 @@ from mlenv.core.lock import Lock
 from mlenv.core.platform import Platform
 from mlenv.core.records import ImageKey
 from mlenv.core.reference import EnvironmentName, Reference, VersionName
+from mlenv.service.attaching import share_evidence
 from mlenv.service.environments import Created
 from mlenv.service.lock_files import LockNotMade
 
@@ -34,8 +35,8 @@ def share(
     """
     Make a version of one namespace a version of another. Shared again, it is the same version.
 
-    What it is comes along: content, description, tags, details, locks, and the names of images and of their base. Bytes
-    are shared by all namespaces of a site. The name of a base that points elsewhere in the target stays as it is.
+    What it is comes along: content, description, tags, details, locks, the names of images and of their base, and what
+    is attached to the images. Bytes are shared by all namespaces of a site. The name of a base that points elsewhere in the target stays as it is.
 
     Args:
         reference: The version, in `source`.
@@ -84,7 +85,7 @@ def _share_lock(
     except LockNotMade:
         return
     kept = target.registry.add_lock(shared.name, shared.version, platform, digest, now=clock())
-    base = Lock.from_pylock(text.decode()).base
+    base = Lock.from_pylock(text.decode()).foundation
     if kept != digest or base is None:
         return
     for compression in Compression:
@@ -92,3 +93,4 @@ def _share_lock(
         image = source.registry.image_of(key)
         if image is not None:
             target.registry.add_image(key, image, now=clock())
+            share_evidence(source.repositories, found.name, target.repositories, shared.name, image.digest)

@@ -31,7 +31,6 @@ from mlenv.core.scope import (
     DEFAULT_SUBSCRIPTION,
     DEFAULT_WORKSPACE,
     Scope,
-    ScopeExists,
     ScopeKey,
     ScopeKind,
 )
@@ -174,20 +173,12 @@ class Tokens:
             return None
         server = Author("server", "server")
         administrator = Principal(_FIRST, "administrator", {EVERYWHERE: Role.ADMINISTRATOR})
-        try:
-            store.add_principal(administrator, subject=None, author=server, now=now)
-        except PrincipalExists:
-            return None
-        if store.scope(ScopeKey(DEFAULT_WORKSPACE)) is None:
-            id, kind = str(self._new_uuid()), ScopeKind.WORKSPACE
-            scope = Scope(
-                kind, DEFAULT_WORKSPACE, id, DEFAULT_SUBSCRIPTION, DEFAULT_GROUP, DEFAULT_LOCATION, now
-            )  # fmt: skip
-            try:
-                store.add_scope(scope, author=server, now=now)
-            except ScopeExists:
-                pass
-        return self._add(self._new_uuid().hex, administrator, "bootstrap", None, None, server)[1]
+        place = (DEFAULT_SUBSCRIPTION, DEFAULT_GROUP, DEFAULT_LOCATION)
+        workspace = Scope(ScopeKind.WORKSPACE, DEFAULT_WORKSPACE, str(self._new_uuid()), *place, now)
+        secret = self._new_secret()
+        token = Token(self._new_uuid().hex, administrator.id, "bootstrap", None, now)
+        new = store.begin(administrator, workspace, token, _digest(secret), author=server, now=now)
+        return secret if new else None
 
     def recover(self) -> str:
         """
@@ -273,10 +264,17 @@ class Tokens:
         if not name or len(name) > _NAME_LIMIT or not name.isprintable():
             raise InvalidToken(f"its name must have 1 to {_NAME_LIMIT} printable characters")
         now = self._site.clock()
-        secret = TOKEN_PREFIX + urlsafe_b64encode(self._random_bytes(32)).rstrip(b"=").decode()
+        secret = self._new_secret()
         token = Token(id, owner.id, name, only, now, _after(now, lifetime))
-        self._site.store.add_token(token, sha256(secret.encode()).hexdigest(), author=author, now=now)
+        self._site.store.add_token(token, _digest(secret), author=author, now=now)
         return token, secret
+
+    def _new_secret(self) -> str:
+        return TOKEN_PREFIX + urlsafe_b64encode(self._random_bytes(32)).rstrip(b"=").decode()
+
+
+def _digest(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest()
 
 
 def _after(now: datetime, lifetime: timedelta | None) -> datetime | None:

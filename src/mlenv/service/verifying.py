@@ -1,6 +1,7 @@
 """Is the store whole: does every name point at bytes that are there and are what they are called."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -11,6 +12,7 @@ from mlenv.core.digest import Digest
 from mlenv.core.lock import Lock
 from mlenv.core.progress import Progress
 from mlenv.errors import MlenvError
+from mlenv.service.bases import base_of, layers_elsewhere
 from mlenv.service.interface import Registry
 
 #: For each blob, what has a name and needs it.
@@ -67,11 +69,22 @@ class Verifying:
         with progress.step("Checking names"):
             findings = [Finding(True, text) for text in self._registry.check()]
             findings += self._names(users)
+        elsewhere = self._elsewhere()
         for each in self._check_blobs(progress):
+            if each.digest in elsewhere and not self._blobs.has(each.digest):
+                continue
             needed = sorted(users.get(each.digest, ())) if each.digest else []
             text = f"{each.what}, which is needed by {', '.join(needed)}" if needed else each.what
             findings.append(Finding(not each.harmless, text))
         return sorted(findings, key=lambda each: (not each.harm, each.text))
+
+    def _elsewhere(self) -> frozenset[Digest]:
+        """Layers of bases that are in the registries these came from. They are fetched when they are needed."""
+        found: set[Digest] = set()
+        for digest in set(self._registry.bases().values()):
+            with suppress(MlenvError):
+                found |= layers_elsewhere(self._registry, self._blobs, digest)
+        return frozenset(found)
 
     def _names(self, users: _Users) -> Iterator[Finding]:
         """What is wrong with what has a name; notes in `users` which blobs each needs."""
@@ -100,6 +113,10 @@ class Verifying:
 
     def _check_lock(self, digest: Digest, what: str, users: _Users) -> Iterator[str]:
         lock = Lock.from_pylock(self._blobs.read(digest).decode())
+        if lock.context is not None:
+            users.setdefault(lock.context.digest, set()).add(what)
+            if not self._blobs.has(lock.context.digest):
+                yield f"its build context {lock.context.digest} is gone"
         for package in lock.packages:
             users.setdefault(package.artifact.digest, set()).add(what)
             if package.artifact.url is None and not self._blobs.has(package.artifact.digest):
@@ -112,6 +129,9 @@ class Verifying:
             users.setdefault(each, set()).add(what)
         if not self._blobs.has(image.config_digest):
             yield f"its configuration {image.config_digest} is gone"
-        for layer, _ in image.layers:
-            if not self._blobs.has(layer.digest):
-                yield f"its layer {layer.digest} is gone"
+        missing = [layer.digest for layer, _ in image.layers if not self._blobs.has(layer.digest)]
+        # A base's layers may still be in the registry that it came from.
+        elsewhere = layers_elsewhere(self._registry, self._blobs, base_of(image) or digest) if missing else ()
+        for each in missing:
+            if each not in elsewhere:
+                yield f"its layer {each} is gone"

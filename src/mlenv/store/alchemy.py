@@ -1,43 +1,23 @@
-"""The same transactions through a SQLAlchemy engine: for servers, for databases other than SQLite, and for migrations."""
+"""Transactions through a SQLAlchemy engine: for PostgreSQL, and for migrations."""
 
-import random
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from mlenv.errors import MlenvError
-from mlenv.store import (
-    postgresql,
-    statements,
-    statements_assets,
-    statements_builds,
-    statements_files,
-    statements_site,
-)
-from mlenv.store.database import Row, Run, StoreBusy, StoreUnusable, T, UnstorableValue
-from mlenv.store.group_commit import GroupCommit
-from mlenv.store.sqlite import BUSY_TIMEOUT, PRAGMAS, SqliteDatabase, meaning
-
-#: Every statement that a server makes, by name.
-STATEMENTS: Final = {
-    **statements.STATEMENTS,
-    **statements_site.STATEMENTS,
-    **statements_builds.STATEMENTS,
-    **statements_assets.STATEMENTS,
-    **statements_files.STATEMENTS,
-}
+from mlenv.store import postgresql
+from mlenv.store.database import Row, Run, StoreBusy, T, UnstorableValue
+from mlenv.store.server_statements import STATEMENTS
+from mlenv.store.sqlite import BUSY_TIMEOUT, PRAGMAS
 
 #: How often a transaction is run again when another one came first.
 _ATTEMPTS: Final = 8
-#: Seconds after which SQLite's only place of a writer is asked for again.
-_ASK_AGAIN: Final = (0.0005, 0.002)
 #: One statement needs no transaction around it.
 _ASKING: Final = {"isolation_level": "AUTOCOMMIT"}
 #: A read sees one state of the database from its first statement to its last, and holds nobody up.
@@ -45,14 +25,12 @@ _READING: Final = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": 
 
 
 class AlchemyDatabase:
-    """A database behind an engine, whose tables are there. Safe for several threads and processes."""
+    """A PostgreSQL database behind an engine, whose tables are there. Safe for several threads and processes."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._is_sqlite = engine.dialect.name == "sqlite"
-        self._reading = engine if self._is_sqlite else engine.execution_options(**_READING)
-        self._asking = engine if self._is_sqlite else engine.execution_options(**_ASKING)
-        self._group = GroupCommit(lambda: writing(engine)) if self._is_sqlite else None
+        self._reading = engine.execution_options(**_READING)
+        self._asking = engine.execution_options(**_ASKING)
 
     def read(self, work: Callable[[Run], T]) -> T:
         """Run `work` over one unchanging state of the database."""
@@ -67,8 +45,6 @@ class AlchemyDatabase:
         for attempt in range(1, _ATTEMPTS + 1):
             committing = False
             try:
-                if self._group is not None:
-                    return cast(T, self._group.run(lambda connection: work(_runner(connection))))
                 with writing(self._engine) as connection:
                     result = work(_runner(connection))
                     committing = True
@@ -76,7 +52,7 @@ class AlchemyDatabase:
             except DBAPIError as error:
                 # A connection that was lost took with it what was done over it, but for what was being committed.
                 lost = error.connection_invalidated and not committing and attempt == 1
-                if not lost and not self._overtaken(error):
+                if not lost and not postgresql.overtaken(error):
                     raise self._meaning(error) from error
                 if attempt == _ATTEMPTS:
                     raise StoreBusy(self.where) from error
@@ -91,14 +67,8 @@ class AlchemyDatabase:
             connection.execute(text("SELECT 1"))
 
     def check(self) -> list[str]:
-        """What SQLite says is wrong with its file; a database server looks after its own."""
-        if not self._is_sqlite:
-            return []
-        database = SqliteDatabase(Path(self.where))
-        try:
-            return database.check()
-        finally:
-            database.close()
+        """Nothing: a database server looks after its own files."""
+        return []
 
     def close(self) -> None:
         """Close every connection."""
@@ -106,9 +76,8 @@ class AlchemyDatabase:
 
     @property
     def where(self) -> str:
-        """The file, or the address without its password."""
-        url = self._engine.url
-        return (url.database or "") if self._is_sqlite else postgresql.where(url)
+        """The address without its password."""
+        return postgresql.where(self._engine.url)
 
     def _try_twice(self, engine: Engine, work: Callable[[Run], T]) -> T:
         """Read; once more if the connection was lost, as all are when a database starts anew."""
@@ -131,15 +100,10 @@ class AlchemyDatabase:
         except PoolTimeout as error:
             raise self._too_few() from error
 
-    def _overtaken(self, error: DBAPIError) -> bool:
-        return isinstance(error, IntegrityError) if self._is_sqlite else postgresql.overtaken(error)
-
     def _meaning(self, error: DBAPIError) -> MlenvError:
-        if not self._is_sqlite:
-            return postgresql.meaning(error, self._engine.url)
-        return meaning(error.orig or error, Path(self.where))
+        return postgresql.meaning(error, self._engine.url)
 
-    def _too_few(self) -> StoreUnusable | StoreBusy:
+    def _too_few(self) -> StoreBusy:
         return StoreBusy(self.where, hint="try again; this process makes more requests than it has connections")
 
 
@@ -162,14 +126,8 @@ def _runner(connection: Connection) -> Run:
 
 
 def sqlite_engine(path: Path) -> Engine:
-    """An engine over a SQLite file, which is made if need be, with the same settings as `mlenv.store.sqlite`."""
-    engine = create_engine(
-        f"sqlite:///{path.absolute()}",
-        connect_args={"timeout": BUSY_TIMEOUT},
-        pool_size=postgresql.POOL_MOST,
-        max_overflow=postgresql.POOL_MOST,
-        pool_timeout=postgresql.POOL_TIMEOUT,
-    )
+    """An engine over a SQLite file, for migrations: made if need be, with the same settings as `mlenv.store.sqlite`."""
+    engine = create_engine(f"sqlite:///{path.absolute()}", connect_args={"timeout": BUSY_TIMEOUT})
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, _record: object) -> None:
@@ -180,38 +138,10 @@ def sqlite_engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("writes"):
-            _begin_writing(connection)
-        else:
-            connection.exec_driver_sql("BEGIN")
+        # The only writer's place is waited for before anything is read.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
     return engine
-
-
-def _begin_writing(connection: Connection) -> None:
-    """
-    Wait for the only writer's place, asking for it often.
-
-    SQLite's own waiting asks ever more rarely, up to ten times a second: where several processes write without a pause,
-    some of their requests waited for seconds. Here one thread of a process asks at a time, for all (`GroupCommit`).
-    """
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    end = time.monotonic() + BUSY_TIMEOUT
-    driver.execute("PRAGMA busy_timeout=0")
-    try:
-        while time.monotonic() < end:
-            try:
-                driver.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    break
-            time.sleep(random.uniform(*_ASK_AGAIN))
-        # Whatever is the matter is said in the words that others translate.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    finally:
-        driver.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
 
 
 @contextmanager

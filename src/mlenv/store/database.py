@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from mlenv.core.disk_faults import DiskFailed, DiskFull, disk_fault
 from mlenv.errors import Conflict, InvalidInput, Unavailable
 
 Row: TypeAlias = dict[str, Any]
@@ -56,7 +57,7 @@ class StoreBusy(Unavailable):
         self.hint = hint or type(self).hint
 
 
-class StoreFull(Unavailable):
+class StoreFull(DiskFull):
     """The disk has no room for what was to be written. Nothing of it was kept."""
 
     hint = "make room on that disk, or move the store to another and set MLENV_HOME"
@@ -98,7 +99,7 @@ class StoreCrowded(Unavailable):
         self.where = where
 
 
-class StoreReadOnly(Unavailable):
+class StoreReadOnly(DiskFailed):
     """The database lets nothing be written."""
 
     hint = "give the address of the primary, or end the read-only mode of the database or its disk"
@@ -128,6 +129,16 @@ class StoreDamaged(InvalidInput):
     def __init__(self, where: str, why: str) -> None:
         super().__init__(f"the store is damaged, or is not one: {where}: {why}")
         self.where, self.why = where, why
+
+
+def unusable(where: str, error: OSError) -> StoreFull | StoreReadOnly | StoreUnusable:
+    """What an error of the operating system means for a store, to be raised from it."""
+    fault = disk_fault(error)
+    if isinstance(fault, DiskFull):
+        return StoreFull(where)
+    if isinstance(fault, DiskFailed):
+        return StoreReadOnly(where)
+    return StoreUnusable(where, error.strerror or str(error))
 
 
 class StoreNewer(Conflict):

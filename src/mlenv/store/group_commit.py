@@ -12,15 +12,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection
-
 
 class _Part:
     """What one thread wants written, and what came of it."""
 
     __slots__ = ("done", "error", "result", "work")
 
-    def __init__(self, work: Callable[[Connection], Any]) -> None:
+    def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
         self.work = work
         self.result: Any = None
         self.error: BaseException | None = None
@@ -32,16 +30,16 @@ class GroupCommit:
     Writes for the threads of a process.
 
     Args:
-        writing: Gives a connection to SQLite in a new transaction, which is committed when the context ends well.
+        writing: Gives a connection in a new transaction, which is committed when the context ends well.
     """
 
-    def __init__(self, writing: Callable[[], AbstractContextManager[Connection]]) -> None:
+    def __init__(self, writing: Callable[[], AbstractContextManager[sqlite3.Connection]]) -> None:
         self._writing = writing
         self._left: list[_Part] = []
         self._guard = threading.Lock()
         self._turn = threading.Lock()
 
-    def run(self, work: Callable[[Connection], Any]) -> Any:
+    def run(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """
         Do `work` in a transaction, which is on the disk when this returns; gives what it gave.
 
@@ -75,18 +73,15 @@ class GroupCommit:
                 part.done = True
 
 
-def _write_each(parts: list[_Part], connection: Connection) -> None:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
+def _write_each(parts: list[_Part], connection: sqlite3.Connection) -> None:
     for part in parts:
-        savepoint = connection.begin_nested()
+        connection.execute("SAVEPOINT part")
         try:
             part.result = part.work(connection)
         except Exception as error:
             # A full disk, and a few other faults, end the transaction as a whole (sqlite.org/lang_transaction.html).
-            if not driver.in_transaction:
+            if not connection.in_transaction:
                 raise
-            savepoint.rollback()
             part.error = error
-        else:
-            savepoint.commit()
+            connection.execute("ROLLBACK TO part")
+        connection.execute("RELEASE part")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mlenv.core.digest import Digest, DigestMismatch, InvalidDigest
+from mlenv.core.digest import ALGORITHMS, Digest, DigestMismatch, InvalidDigest
 from mlenv.core.image import INDEX_TYPE, Descriptor
 from mlenv.core.progress import Progress, Silent
 from mlenv.errors import InvalidInput
@@ -55,22 +55,23 @@ def check_layout(layout: OciLayout, progress: Progress | None = None) -> list[Pr
 
 
 def _check_blobs(layout: OciLayout, progress: Progress) -> list[Problem]:
-    paths = sorted(Path(entry.path) for entry in os.scandir(layout.blobs))
+    directories = [layout.root / "blobs" / algorithm for algorithm in ALGORITHMS]
+    paths = [path for each in directories if each.is_dir() for path in sorted(each.iterdir())]
     total = sum(path.stat().st_size for path in paths)
     with progress.step("Verifying blobs", total=total, unit="bytes") as step:
 
         def check(path: Path) -> Problem | None:
             try:
-                digest = Digest.parse(f"sha256:{path.name}")
+                digest = Digest.parse(f"{path.parent.name}:{path.name}")
             except InvalidDigest:
                 return Problem("stray", f"{path} is not named as a blob", path, harmless=True)
-            got = hashlib.sha256()
+            got = hashlib.new(digest.algorithm)
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK):
                     got.update(chunk)
                     step.advance(len(chunk))
             if got.hexdigest() != digest.hex:
-                return Problem("corrupt", f"{path} holds sha256:{got.hexdigest()}", path, digest)
+                return Problem("corrupt", f"{path} holds {digest.algorithm}:{got.hexdigest()}", path, digest)
             return None
 
         problems = [each for each in in_threads(check, paths, workers=min(8, os.cpu_count() or 1)) if each]
@@ -83,7 +84,7 @@ def _check_reachable(layout: OciLayout, descriptor: Descriptor, label: str, seen
     if descriptor.digest in seen:
         return []
     seen.add(descriptor.digest)
-    path = layout.blobs / descriptor.digest.hex
+    path = layout.place(descriptor.digest)
     if not path.exists():
         return [Problem("missing", f"{label}: {descriptor.digest} is not there", path, descriptor.digest)]
     if (size := path.stat().st_size) != descriptor.size:

@@ -1,7 +1,7 @@
 """The registry in memory: the same answers as `mlenv.store.sql`, without a file. For tests and trials."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -148,9 +148,18 @@ class MemoryRegistry:
         return _shown(entry, self._change(entry, stored, changed, now))
 
     @_locked
-    def set_archived(self, name: EnvironmentName, archived: bool, *, now: datetime) -> Environment:
+    def set_archived(
+        self,
+        name: EnvironmentName,
+        archived: bool,
+        *,
+        now: datetime,
+        check: Callable[[Environment], None] | None = None,
+    ) -> Environment:
         """Archive or restore an environment with all its versions. Raises `EnvironmentNotFound`."""
         entry = self._entry(name)
+        if check is not None:
+            check(_environment(name, entry))
         if entry.archived != archived:
             entry.archived, entry.modified_at = archived, _later(now, entry.modified_at)
         return _environment(name, entry)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from mlenv import faults
-from mlenv.core.digest import Digest, DigestMismatch, InvalidDigest
+from mlenv.core.digest import ALGORITHMS, SHA256, Digest, DigestMismatch, InvalidDigest
 from mlenv.core.image import INDEX_TYPE, Descriptor, encode
 from mlenv.errors import InvalidInput, NotFound
 from mlenv.store.sessions import Sessions, short_lock
@@ -35,9 +35,9 @@ class BlobNotFound(NotFound):
 class FileWriter:
     """A blob being written to a file beside its final place. Made by `OciLayout.writer`."""
 
-    def __init__(self, layout: "OciLayout", path: Path, file: BinaryIO) -> None:
+    def __init__(self, layout: "OciLayout", path: Path, file: BinaryIO, algorithm: str) -> None:
         self._layout, self._path, self._file = layout, path, file
-        self._hash, self._size, self._done = hashlib.sha256(), 0, False
+        self._hash, self._size, self._done = hashlib.new(algorithm), 0, False
 
     def write(self, data: bytes | memoryview) -> None:
         """Add bytes."""
@@ -47,14 +47,14 @@ class FileWriter:
 
     def commit(self, *, expect: Digest | None = None) -> tuple[Digest, int]:
         """Keep the blob; durable when this returns. Raises `DigestMismatch`."""
-        digest = Digest(self._hash.hexdigest())
+        digest = Digest(self._hash.hexdigest(), self._hash.name)
         if expect is not None and digest != expect:
             raise DigestMismatch("blob", expected=str(expect), got=str(digest))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         faults.reach("blob.written")
-        self._layout._keep(self._path, digest)
+        self._layout.keep(self._path, digest)
         self._done = True
         faults.reach("blob.kept")
         return digest, self._size
@@ -70,11 +70,13 @@ class OciLayout:
     """
     A directory of blobs that many processes write to at once.
 
-    A blob is written in `ingest/`, then renamed into `blobs/sha256/`: it is there whole or not at all.
+    A blob is written in `ingest/`, then renamed into `blobs/sha256/`: it is there whole or not at all. What is found to
+    be there, and so will be used in place of bytes that are at hand, is marked as used now (`has`): the collection of
+    what nothing names (`mlenv.store.sweep`) leaves alone what was used a while ago.
 
     Attributes:
         root: The layout.
-        blobs: Its `blobs/sha256`.
+        blobs: Its `blobs/sha256`, where all blobs are that mlenv makes itself.
         sessions: Where processes write what is not whole yet.
     """
 
@@ -100,13 +102,27 @@ class OciLayout:
 
     # Blobs.
 
+    def place(self, digest: Digest) -> Path:
+        """Where the blob is, if it is there."""
+        if digest.algorithm == SHA256:
+            return self.blobs / digest.hex
+        return self.root / "blobs" / digest.algorithm / digest.hex
+
     def has(self, digest: Digest) -> bool:
-        """Whether the blob is there."""
-        return (self.blobs / digest.hex).exists()
+        """Whether the blob is there. If so, it stays for a while."""
+        path = self.place(digest)
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            # Somebody else's file is not ours to mark.
+            return path.exists()
+        return True
 
     def path(self, digest: Digest) -> Path:
         """The blob as a file that must not be changed. Raises `BlobNotFound`."""
-        path = self.blobs / digest.hex
+        path = self.place(digest)
         if not path.exists():
             raise BlobNotFound(digest, self.root)
         return path
@@ -121,7 +137,7 @@ class OciLayout:
         if (size := path.stat().st_size) > _READ_LIMIT:
             raise InvalidInput(f"{digest} is too large to be read at once: {size} bytes, at most {_READ_LIMIT}")
         data = path.read_bytes()
-        if (got := Digest.of(data)) != digest:
+        if (got := Digest.of(data, digest.algorithm)) != digest:
             raise DigestMismatch(f"{path}", expected=str(digest), got=str(got))
         return data
 
@@ -134,7 +150,7 @@ class OciLayout:
         """
         if self.has(digest) and self.size(digest) == size:
             return
-        with self.writer() as writer:
+        with self.writer(digest.algorithm) as writer:
             total = 0
             for chunk in chunks:
                 total += len(chunk)
@@ -149,10 +165,10 @@ class OciLayout:
                 raise DigestMismatch(what, expected=error.expected, got=error.got) from error
 
     @contextmanager
-    def writer(self) -> Iterator[FileWriter]:
+    def writer(self, algorithm: str = SHA256) -> Iterator[FileWriter]:
         """Write a blob whose digest is not known yet. What is not committed is gone when the context ends."""
         path = self.sessions.directory() / secrets.token_hex(8)
-        writer = FileWriter(self, path, path.open("xb", buffering=_CHUNK))
+        writer = FileWriter(self, path, path.open("xb", buffering=_CHUNK), algorithm)
         try:
             yield writer
         finally:
@@ -160,16 +176,18 @@ class OciLayout:
 
     def remove(self, digest: Digest) -> None:
         """Delete a blob that nothing needs any more; no error if it is gone already."""
-        path = self.blobs / digest.hex
+        path = self.place(digest)
         with suppress(FileNotFoundError):
             path.chmod(0o644)
             path.unlink()
 
     def digests(self) -> Iterator[Digest]:
         """All blobs, in no order."""
-        for entry in os.scandir(self.blobs):
-            with suppress(InvalidDigest):
-                yield Digest.parse(f"sha256:{entry.name}")
+        for algorithm in ALGORITHMS:
+            with suppress(FileNotFoundError):
+                for entry in os.scandir(self.root / "blobs" / algorithm):
+                    with suppress(InvalidDigest):
+                        yield Digest.parse(f"{algorithm}:{entry.name}")
 
     # Names.
 
@@ -191,11 +209,21 @@ class OciLayout:
         with short_lock(self.root / ".index.json.lock"):
             self._write_index([each for each in self.entries() if each.annotations.get(REF_NAME) != name])
 
-    def _keep(self, path: Path, digest: Digest) -> None:
-        """Move a finished file to its place. What is there under its name has the same bytes, or is damaged."""
+    def keep(self, path: Path, digest: Digest) -> None:
+        """
+        Move a finished file, which is on the disk and has this digest, to its place; durable when this returns.
+
+        What is there under its name has the same bytes, or is damaged.
+        """
         path.chmod(0o444)
-        os.replace(path, self.blobs / digest.hex)
-        _sync_directory(self.blobs)
+        place = self.place(digest)
+        try:
+            os.replace(path, place)
+        except FileNotFoundError:
+            place.parent.mkdir(exist_ok=True)
+            os.replace(path, place)
+            _sync_directory(place.parent.parent)
+        _sync_directory(place.parent)
 
     def entries(self) -> list[Descriptor]:
         """What `index.json` lists, with and without names. Raises `InvalidInput` if it can't be read."""

@@ -5,11 +5,11 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from mlenv.store.database import StoreNewer, StoreUnusable
+from mlenv.store.database import StoreNewer, unusable
 from mlenv.store.sqlite import SqliteDatabase, connect, refuse
 
 #: The newest migration. A store that has it is opened without Alembic, whose import is slow.
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 
 
 def open_sqlite(path: Path) -> SqliteDatabase:
@@ -68,4 +68,4 @@ def _migrate(path: Path) -> None:
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
                 upgrade(path)
     except OSError as error:
-        raise StoreUnusable(str(path), error.strerror or str(error)) from error
+        raise unusable(str(path), error) from error

@@ -131,7 +131,7 @@ def from_use(use: UseRecord) -> Cells:
 def to_use(row: Row) -> UseRecord:
     """What `from_use` gave."""
     return UseRecord(
-        id=row["id"],
+        id=row["id"].rpartition("/")[2],
         name=EnvironmentName(row["name"]),
         version=VersionName(row["version"]),
         kind=row["kind"],

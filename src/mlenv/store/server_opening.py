@@ -7,10 +7,12 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from mlenv.store import postgresql
-from mlenv.store.alchemy import AlchemyDatabase, sqlite_engine, writing
+from mlenv.store.alchemy import AlchemyDatabase, writing
 from mlenv.store.database import StoreNewer, StoreUnusable
 from mlenv.store.opening import HEAD, open_sqlite
 from mlenv.store.postgresql import InvalidDatabase, parse_url, postgresql_engine
+from mlenv.store.server_statements import SqliteTexts
+from mlenv.store.sqlite import SqliteDatabase
 
 #: The advisory lock of those that migrate: a number that nobody else is likely to use.
 _MIGRATING: Final = 7_019_224_618_033_251
@@ -18,7 +20,7 @@ _MIGRATING: Final = 7_019_224_618_033_251
 _MIGRATION_TIMEOUT: Final = 300
 
 
-def open_database(url: str | None, home: Path) -> AlchemyDatabase:
+def open_database(url: str | None, home: Path) -> AlchemyDatabase | SqliteDatabase:
     """
     A server's database, migrated.
 
@@ -36,6 +38,11 @@ def open_database(url: str | None, home: Path) -> AlchemyDatabase:
         return _open_file(home / "mlenv.db")
     if url.startswith("sqlite:"):
         return _open_file(_file_of(url))
+    return open_postgresql(url)
+
+
+def open_postgresql(url: str) -> AlchemyDatabase:
+    """A PostgreSQL database, migrated. Raises as `open_database`."""
     engine = postgresql_engine(parse_url(url))
     try:
         _prepare(engine)
@@ -48,9 +55,9 @@ def open_database(url: str | None, home: Path) -> AlchemyDatabase:
     return AlchemyDatabase(engine)
 
 
-def _open_file(path: Path) -> AlchemyDatabase:
+def _open_file(path: Path) -> SqliteDatabase:
     open_sqlite(path).close()
-    return AlchemyDatabase(sqlite_engine(path))
+    return SqliteDatabase(path, SqliteTexts())
 
 
 def _file_of(url: str) -> Path:

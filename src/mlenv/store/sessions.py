@@ -85,7 +85,8 @@ class Sessions:
                 return
             _, directory, lock = self._own
             self._own = None
-            with suppress(Unavailable), self._locked():
+            # On a disk that has failed it stays, as that of a process that dies does.
+            with suppress(Unavailable, OSError), self._locked():
                 shutil.rmtree(directory, ignore_errors=True)
                 lock.release()
                 _lock_file(directory).unlink(missing_ok=True)

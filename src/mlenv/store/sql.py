@@ -1,7 +1,7 @@
 """The registry in SQL. Each method is one transaction; the statements are in `mlenv.store.statements`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -143,12 +143,21 @@ class SqlRegistry(SqlWhole):
 
         return self._database.write(work)
 
-    def set_archived(self, name: EnvironmentName, archived: bool, *, now: datetime) -> Environment:
-        """Archive or restore an environment with all its versions. Raises `EnvironmentNotFound`."""
+    def set_archived(
+        self,
+        name: EnvironmentName,
+        archived: bool,
+        *,
+        now: datetime,
+        check: Callable[[Environment], None] | None = None,
+    ) -> Environment:
+        """Archive or restore an environment with all its versions; see `service.interface.Registry`."""
         self._check_author()
 
         def work(run: Run) -> Environment:
             row = self._environment(run, name, change=True)
+            if check is not None:
+                check(self._with_labels(run, [row])[0])
             if bool(row["archived"]) != archived:
                 row |= {"archived": int(archived), "modified_at": _later(now, row["modified_at"])}
                 self._save_environment(run, row)

@@ -205,13 +205,16 @@ class SqlRecords(ABC):
         return [record_rows.to_build(row) for row in self._database.read(lambda run: run("builds", **key))]
 
     def save_use(self, use: UseRecord) -> None:
-        """Insert or replace a use by its id. Raises `VersionNotFound`."""
+        """Insert a use, or replace the author's own of the same id. Raises `VersionNotFound`."""
         from mlenv.store import record_rows
+
+        # Ids are chosen by whoever tells of a use: each author has their own.
+        id = use.id if self._author is None else f"{self._author.id}/{use.id}"
 
         def work(run: Run) -> None:
             self._check_version(run, use.name, use.version)
-            run("delete_use", workspace=self._workspace, id=use.id)
-            run("insert_use", workspace=self._workspace, **record_rows.from_use(use))
+            run("delete_use", workspace=self._workspace, id=id)
+            run("insert_use", workspace=self._workspace, **record_rows.from_use(use) | {"id": id})
 
         self._database.write(work)
 

@@ -6,14 +6,16 @@ Each method is one transaction; what it changes and the record of it are in the 
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
 from mlenv.core.access import EVERYWHERE, LastAdministrator, Principal, PrincipalExists, PrincipalNotFound, Role
 from mlenv.core.audit import AuditRecord, Author, Change
-from mlenv.core.scope import Scope, ScopeExists, ScopeKey, ScopeKind, scope_key
+from mlenv.core.scope import Scope, ScopeExists, ScopeKey, ScopeKind, ScopeSettings, scope_key
 from mlenv.core.spec import canonical_json
 from mlenv.core.tokens import Token, TokenExists
+from mlenv.faults import reach
 from mlenv.store.audit import append, to_record
 from mlenv.store.database import Database, Row, Run
 from mlenv.store.rows import from_time, to_time
@@ -32,26 +34,7 @@ class SqlSite:
 
     def add_scope(self, scope: Scope, *, author: Author, now: datetime) -> None:
         """Register a namespace. Raises `ScopeExists`."""
-        state = {"id": scope.id, "subscription": scope.subscription, "group": scope.group, "location": scope.location}
-
-        def work(run: Run) -> None:
-            run("audit_head")
-            if run("scope", key=scope.key) or run("scope_by_id", id=scope.id):
-                raise ScopeExists(scope.kind, scope.name)
-            run(
-                "insert_scope",
-                key=scope.key,
-                kind=scope.kind.value,
-                name=scope.name,
-                id=scope.id,
-                subscription=scope.subscription,
-                resource_group=scope.group,
-                location=scope.location,
-                created_at=from_time(scope.created_at),
-            )
-            append(run, author, scope.key, Change(f"{scope.kind}.create", scope.name, None, state), now)
-
-        self._database.write(work)
+        self._database.write(lambda run: _add_scope(run, scope, author, now))
 
     def scope(self, key: ScopeKey) -> Scope | None:
         """A namespace, or None."""
@@ -74,26 +57,48 @@ class SqlSite:
         found = self._database.read(lambda run: run("scopes", kind=kind.value))
         return [scope for row in found if (scope := _scope(row))]
 
+    def scope_settings(self, key: ScopeKey) -> ScopeSettings:
+        """What a namespace's administrators have set; nothing for one that is not there."""
+        row = self._one("scope_settings", key=key)
+        return _settings(row["settings"] if row is not None else None)
+
+    def set_scope_settings(self, key: ScopeKey, settings: ScopeSettings, *, author: Author, now: datetime) -> None:
+        """Set what a namespace's administrators may set. No error if there is none."""
+
+        def work(run: Run) -> None:
+            run("audit_head")
+            rows = run("scope_settings", key=key)
+            if not rows:
+                return
+            before, after = _settings(rows[0]["settings"]), asdict(settings)
+            run("set_scope_settings", key=key, settings=canonical_json(after))
+            append(run, author, key, Change("settings.set", str(key), asdict(before), after), now)
+
+        self._database.write(work)
+
     # People and roles.
+
+    def begin(
+        self, administrator: Principal, workspace: Scope, token: Token, digest: str, *, author: Author, now: datetime
+    ) -> bool:
+        """Register the first administrator with a token, and the first workspace; False if there is anybody already."""
+
+        def work(run: Run) -> bool:
+            run("audit_head")
+            if run("principals"):
+                return False
+            _add_principal(run, administrator, None, author, now)
+            if not run("scope", key=workspace.key):
+                _add_scope(run, workspace, author, now)
+            _add_token(run, token, digest, author, now)
+            reach("site.begun")
+            return True
+
+        return self._database.write(work)
 
     def add_principal(self, principal: Principal, *, subject: str | None, author: Author, now: datetime) -> None:
         """Register somebody, with roles. Raises `PrincipalExists` if the id, name or subject is taken."""
-        roles = {scope: role.value for scope, role in principal.roles.items()}
-
-        def work(run: Run) -> None:
-            # People are registered one after the other: nothing else keeps two from having one name.
-            run("audit_head")
-            taken = run("principal", id=principal.id) or run("principal_by_name", name=principal.name)
-            if taken or (subject is not None and run("principal_by_subject", subject=subject)):
-                raise PrincipalExists(principal.name)
-            time = from_time(now)
-            run("insert_principal", id=principal.id, name=principal.name, subject=subject, created_at=time)
-            for scope, role in roles.items():
-                run("insert_grant", principal=principal.id, scope=scope, role=role, created_at=time)
-            state = {"id": principal.id, "subject": subject, "roles": roles}
-            append(run, author, EVERYWHERE, Change("principal.create", principal.name, None, state), now)
-
-        self._database.write(work)
+        self._database.write(lambda run: _add_principal(run, principal, subject, author, now))
 
     def principals(self) -> list[Principal]:
         """Everybody, by name."""
@@ -157,26 +162,7 @@ class SqlSite:
 
     def add_token(self, token: Token, digest: str, *, author: Author, now: datetime) -> None:
         """Register a token by the sha256 of its secret, in hex. Raises `TokenExists` if its id or digest is taken."""
-
-        def work(run: Run) -> None:
-            # One after the other, as a token that is made of a ticket is to be made once.
-            run("audit_head")
-            if run("token", id=token.id) or run("token_by_digest", digest=digest):
-                raise TokenExists(token.id)
-            run(
-                "insert_token",
-                id=token.id,
-                digest=digest,
-                principal=token.principal,
-                name=token.name,
-                only=None if token.only is None else canonical_json(sorted(token.only)),
-                created_at=from_time(token.created_at),
-                expires_at=_optional(token.expires_at),
-                revoked_at=_optional(token.revoked_at),
-            )
-            append(run, author, EVERYWHERE, Change("token.create", token.id, None, _told(token)), now)
-
-        self._database.write(work)
+        self._database.write(lambda run: _add_token(run, token, digest, author, now))
 
     def tokens(self, principal: str | None) -> list[Token]:
         """Somebody's tokens, or all, the newest first."""
@@ -266,11 +252,69 @@ class SqlSite:
         return self._database.read(work)
 
 
+def _add_scope(run: Run, scope: Scope, author: Author, now: datetime) -> None:
+    run("audit_head")
+    if run("scope", key=scope.key) or run("scope_by_id", id=scope.id):
+        raise ScopeExists(scope.kind, scope.name)
+    run(
+        "insert_scope",
+        key=scope.key,
+        kind=scope.kind.value,
+        name=scope.name,
+        id=scope.id,
+        subscription=scope.subscription,
+        resource_group=scope.group,
+        location=scope.location,
+        created_at=from_time(scope.created_at),
+        settings=None,
+    )
+    state = {"id": scope.id, "subscription": scope.subscription, "group": scope.group, "location": scope.location}
+    append(run, author, scope.key, Change(f"{scope.kind}.create", scope.name, None, state), now)
+
+
+def _add_principal(run: Run, principal: Principal, subject: str | None, author: Author, now: datetime) -> None:
+    # People are registered one after the other: nothing else keeps two from having one name.
+    run("audit_head")
+    taken = run("principal", id=principal.id) or run("principal_by_name", name=principal.name)
+    if taken or (subject is not None and run("principal_by_subject", subject=subject)):
+        raise PrincipalExists(principal.name)
+    roles, time = {scope: role.value for scope, role in principal.roles.items()}, from_time(now)
+    run("insert_principal", id=principal.id, name=principal.name, subject=subject, created_at=time)
+    for scope, role in roles.items():
+        run("insert_grant", principal=principal.id, scope=scope, role=role, created_at=time)
+    state = {"id": principal.id, "subject": subject, "roles": roles}
+    append(run, author, EVERYWHERE, Change("principal.create", principal.name, None, state), now)
+
+
+def _add_token(run: Run, token: Token, digest: str, author: Author, now: datetime) -> None:
+    # One after the other, as a token that is made of a ticket is to be made once.
+    run("audit_head")
+    if run("token", id=token.id) or run("token_by_digest", digest=digest):
+        raise TokenExists(token.id)
+    run(
+        "insert_token",
+        id=token.id,
+        digest=digest,
+        principal=token.principal,
+        name=token.name,
+        only=None if token.only is None else canonical_json(sorted(token.only)),
+        created_at=from_time(token.created_at),
+        expires_at=_optional(token.expires_at),
+        revoked_at=_optional(token.revoked_at),
+    )
+    append(run, author, EVERYWHERE, Change("token.create", token.id, None, _told(token)), now)
+
+
 def _scope(row: Row | None) -> Scope | None:
     if row is None:
         return None
     address = (row["subscription"], row["resource_group"], row["location"])
     return Scope(ScopeKind(row["kind"]), row["name"], row["id"], *address, to_time(row["created_at"]))
+
+
+def _settings(text: str | None) -> ScopeSettings:
+    document = json.loads(text) if text else {}
+    return ScopeSettings(push_to=document.get("push_to"))
 
 
 def _principal(

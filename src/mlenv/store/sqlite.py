@@ -9,44 +9,86 @@ told to somebody could then become another one.
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
 from mlenv.errors import MlenvError
-from mlenv.store.database import Row, Run, StoreBusy, StoreDamaged, StoreFull, StoreUnusable, T
+from mlenv.store.database import (
+    Row,
+    Run,
+    StoreBusy,
+    StoreDamaged,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnusable,
+    T,
+    UnstorableValue,
+)
+from mlenv.store.group_commit import GroupCommit
 from mlenv.store.sqlite_statements import SQL
 
 #: How long one process waits for another's transaction, in seconds.
 BUSY_TIMEOUT: Final = 30.0
+#: Seconds after which the only place of a writer is asked for again, at least and at most.
+_ASK_AGAIN: Final = (0.0005, 0.002)
 #: Run on every new connection.
 PRAGMAS: Final = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON")
+#: What a disk that becomes read-only under an open file makes of writing.
+_UNWRITABLE: Final = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_DIR_FSYNC,
+        sqlite3.SQLITE_IOERR_TRUNCATE,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+    }
+)
 
 #: Connections of a parent process: to be neither used nor closed in a child (sqlite.org, "How To Corrupt", 2.6).
 _inherited: list[sqlite3.Connection] = []
 
 
 class SqliteDatabase:
-    """A database file whose tables are there. Safe for several threads and processes; idle connections are kept."""
+    """
+    A database file whose tables are there. Safe for several threads and processes; idle connections are kept.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        texts: The text of every statement, by name.
+    """
+
+    def __init__(self, path: Path, texts: Mapping[str, str] = SQL) -> None:
+        self._path, self._texts = path, texts
         self._idle: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
         self._process = os.getpid()
+        self._group = GroupCommit(self._writing)
 
     def read(self, work: Callable[[Run], T]) -> T:
         """Run `work` over one unchanging state of the database."""
-        return self._transact("BEGIN", work)
+        with self._connection() as connection, _transaction(connection):
+            connection.execute("BEGIN")
+            return work(self._runner(connection))
 
     def ask(self, statement: str, /, **parameters: str | int | None) -> list[Row]:
         """One statement that reads, by itself."""
-        return self.read(lambda run: run(statement, **parameters))
+        with self._connection() as connection:
+            return self._runner(connection)(statement, **parameters)
 
     def write(self, work: Callable[[Run], T]) -> T:
         """Run `work` as one transaction. It takes the only writer's place before it reads, so it need never retry."""
-        return self._transact("BEGIN IMMEDIATE", work)
+        try:
+            result: T = self._group.run(lambda connection: work(self._runner(connection)))
+        except sqlite3.Error as error:
+            refuse(error, self._path)
+        return result
+
+    def ping(self) -> None:
+        """Nothing, if the database answers. Raises what `read` raises if not."""
+        with self._connection() as connection:
+            connection.execute("SELECT 1 FROM alembic_version")
 
     def check(self) -> list[str]:
         """Every page and index, and every row that another must have (sqlite.org/pragma.html)."""
@@ -69,25 +111,32 @@ class SqliteDatabase:
             for connection in idle:
                 connection.close()
 
-    def _transact(self, begin: str, work: Callable[[Run], T]) -> T:
-        with self._connection() as connection:
+    @property
+    def where(self) -> str:
+        """The file."""
+        return str(self._path)
 
-            def run(statement: str, /, **parameters: str | int | None) -> list[Row]:
-                cursor = connection.execute(SQL[statement], parameters)
-                if cursor.description is None:
-                    return []
-                names = [column[0] for column in cursor.description]
-                return [dict(zip(names, values, strict=True)) for values in cursor]
-
-            connection.execute(begin)
+    def _runner(self, connection: sqlite3.Connection) -> Run:
+        def run(statement: str, /, **parameters: str | int | None) -> list[Row]:
+            for name, value in parameters.items():
+                if isinstance(value, str) and "\0" in value:
+                    raise UnstorableValue(f"{name} has a NUL character")
             try:
-                result = work(run)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-            return result
+                cursor = connection.execute(self._texts[statement], parameters)
+            except (UnicodeEncodeError, OverflowError) as error:
+                raise UnstorableValue("text that is not Unicode, or a number that is too large") from error
+            if cursor.description is None:
+                return []
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, values, strict=True)) for values in cursor]
+
+        return run
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._connection() as connection, _transaction(connection):
+            _begin_writing(connection)
+            yield connection
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -111,6 +160,42 @@ class SqliteDatabase:
             if self._idle:
                 return self._idle.pop()
         return connect(self._path)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is begun in it, or take it back."""
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _begin_writing(connection: sqlite3.Connection) -> None:
+    """
+    Wait for the only writer's place, asking for it often.
+
+    SQLite's own waiting asks ever more rarely, up to ten times a second: where several processes write without a pause,
+    some of their requests waited for seconds. One thread of a process asks at a time, for all (`GroupCommit`).
+    """
+    least, most = _ASK_AGAIN
+    end = time.monotonic() + BUSY_TIMEOUT
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            # Who asks at the same time as another is not to do so for ever; a clock's last digits are chance enough.
+            time.sleep(least + (most - least) * (time.monotonic_ns() % 1000) / 1000)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -138,6 +223,8 @@ def meaning(error: BaseException, path: Path) -> MlenvError:
         return StoreBusy(str(path))
     if code == sqlite3.SQLITE_FULL:
         return StoreFull(str(path))
+    if code == sqlite3.SQLITE_READONLY or getattr(error, "sqlite_errorcode", 0) in _UNWRITABLE:
+        return StoreReadOnly(str(path))
     if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
         return StoreDamaged(str(path), str(error))
     return StoreUnusable(str(path), str(error))

@@ -1,12 +1,13 @@
 """
 Every statement of an embedded store, by name, in SQLAlchemy Core: the same for SQLite and PostgreSQL. Those that only
-servers make are in `statements_site.py`, `statements_builds.py`, `statements_assets.py` and `statements_files.py`.
+servers make are in `statements_….py`, and all of them in `server_statements.py`.
 
 Importing SQLAlchemy takes longer than most of what the command line does with a store. So the statements' text for
 SQLite is made ahead, and kept in `sqlite_statements.py`; a test holds both together, and
 `python -m mlenv.store.statements` makes the text anew.
 """
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -194,10 +195,16 @@ def sqlite_text(statement: Any) -> str:
     compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
     text = " ".join(str(compiled).split())
     for name, value in compiled.params.items():
-        # NOTE: SQLAlchemy adds constants of its own, such as `OFFSET 0`, as parameters.
-        if isinstance(value, int):
-            text = text.replace(f":{name}", str(value))
+        # NOTE: constants, those that SQLAlchemy adds as well, such as `OFFSET 0`, are parameters that have a value.
+        if value is not None:
+            literal = ", ".join(map(_literal, value)) if isinstance(value, list) else _literal(value)
+            text = text.replace(f"__[POSTCOMPILE_{name}]", literal)
+            text = re.sub(rf":{name}\b", lambda _, literal=literal: literal, text)  # type: ignore[misc]
     return text
+
+
+def _literal(value: int | str) -> str:
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 def sqlite_module() -> str:

@@ -15,6 +15,8 @@ def _scopes() -> dict[str, Executable]:
         "scope_by_id": select(table).where(is_parameter(table, "id")),
         "scopes": select(table).where(is_parameter(table, "kind")).order_by(table.c.name),
         "insert_scope": insert(table),
+        "scope_settings": select(table.c.settings).where(is_parameter(table, "key")),
+        "set_scope_settings": update(table).where(is_parameter(table, "key")).values(settings=bindparam("settings")),
     }
 
 

@@ -187,6 +187,8 @@ scopes: Final = Table(
     Column("resource_group", _SORTED, nullable=False),
     _text("location"),
     _text("created_at"),
+    # What the namespace's users have set, as JSON; null for nothing.
+    Column("settings", Text),
     Index("scopes_by_id", "id", unique=True),
     Index("scopes_by_address", "subscription", "resource_group", "name"),
 )
@@ -303,4 +305,49 @@ workers: Final = Table(
     _text("host"),
     Column("beat", BigInteger, nullable=False),
     _text("started_at"),
+)
+
+#: Which repository has which blob. The bytes are kept once, for all.
+repository_blobs: Final = Table(
+    "repository_blobs",
+    metadata,
+    _key("workspace"),
+    _key("repository"),
+    _key("digest"),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", _SORTED, nullable=False),
+    Index("repository_blobs_by_digest", "digest", "workspace"),
+    Index("repository_blobs_by_time", "created_at"),
+)
+
+#: Manifests of repositories. Their bytes are blobs.
+manifests: Final = Table(
+    "manifests",
+    metadata,
+    _key("workspace"),
+    _key("repository"),
+    _key("digest"),
+    _text("media_type"),
+    Column("size", BigInteger, nullable=False),
+    Column("subject", _SORTED),
+    Column("artifact_type", _SORTED),
+    # JSON, or null for none.
+    Column("annotations", Text),
+    _text("created_at"),
+    Index("manifests_by_subject", "workspace", "repository", "subject", "digest"),
+)
+
+#: Tags that were pushed. Those of environments' repositories are computed, and have no rows.
+repository_tags: Final = Table(
+    "repository_tags",
+    metadata,
+    _key("workspace"),
+    _key("repository"),
+    _key("tag"),
+    # In lowercase: what tags are listed by.
+    Column("folded", _SORTED, nullable=False),
+    Column("digest", _SORTED, nullable=False),
+    _text("modified_at"),
+    Index("repository_tags_in_order", "workspace", "repository", "folded", "tag"),
+    Index("repository_tags_by_digest", "workspace", "repository", "digest"),
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from mlenv.wiring.machine import Machine, private_directory
 
 if TYPE_CHECKING:
+    from mlenv.build.context_engines import FoundEngines
     from mlenv.core.environment import EnvironmentVersion
     from mlenv.core.lock import Lock
     from mlenv.core.platform import Platform
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     from mlenv.service.artifacts import Artifacts
     from mlenv.service.bases import Bases
     from mlenv.service.building import Building
+    from mlenv.service.context_builds import ContextBuilds
     from mlenv.service.doctoring import Doctor
     from mlenv.service.environments import Environments
+    from mlenv.service.evidence import Evidence
+    from mlenv.service.files import Files
     from mlenv.service.layer_cache import RegistryLayers
+    from mlenv.service.lock_files import LockFiles
     from mlenv.service.locking import Locking
     from mlenv.service.making import ImageMaker
+    from mlenv.service.pushing import Pushing
     from mlenv.service.running import Running
     from mlenv.service.verifying import Verifying
     from mlenv.store.oci import OciLayout
@@ -79,9 +85,17 @@ class Embedded:
     @cached_property
     def bases(self) -> "Bases":
         """Use cases of base images."""
+        from mlenv.core.platform import Platform
         from mlenv.service.bases import Bases
 
-        return Bases(self.registry, self.blobs, workdir=self.machine.work.directory, clock=utc_now)
+        return Bases(
+            self.registry,
+            self.blobs,
+            workdir=self.machine.work.directory,
+            clock=utc_now,
+            registries=lambda: self.machine.registries,
+            preferred=lambda: Platform("linux", self.machine.host_platform.architecture),
+        )
 
     @cached_property
     def locking(self) -> "Locking":
@@ -99,7 +113,25 @@ class Embedded:
             exclusive=self.exclusive,
             workdir=self.machine.work.directory,
             clock=utc_now,
+            policy=self.machine.policy,
+            contexts=lambda: self.contexts,
+            own_index=lambda: self.machine.resolver.own_index,
         )
+
+    @cached_property
+    def lock_files(self) -> "LockFiles":
+        """Use cases of locks as files."""
+        from mlenv.service.lock_files import LockFiles
+
+        return LockFiles(self.registry, self.blobs, utc_now)
+
+    @cached_property
+    def evidence(self) -> "Evidence":
+        """What is known of images, as documents to be attached to them."""
+        from mlenv import __version__
+        from mlenv.service.evidence import Evidence
+
+        return Evidence(self.registry, self.blobs, builder=__version__)
 
     @cached_property
     def artifacts(self) -> "Artifacts":
@@ -126,10 +158,40 @@ class Embedded:
             self.bases,
             self.locking,
             self._image_maker,
+            lambda: self.contexts,
             exclusive=self.exclusive,
             clock=utc_now,
             new_id=new_id,
         )
+
+    @cached_property
+    def pushing(self) -> "Pushing":
+        """Use cases of images in other registries."""
+        from mlenv.service.pushing import Pushing
+
+        return Pushing(self.blobs, self.bases, self.building, self.machine.registries, self.evidence)
+
+    @cached_property
+    def contexts(self) -> "ContextBuilds":
+        """Use cases of Dockerfile contexts."""
+        from mlenv.build.context_engines import find_context_engine
+        from mlenv.service.context_builds import ContextBuilds
+
+        return ContextBuilds(
+            self.registry,
+            self.blobs,
+            self.blobs,
+            lambda: self.bases,
+            settings=self.machine.context_settings,
+            engine=find_context_engine,
+            workdir=self.machine.work.directory,
+            clock=utc_now,
+            uploads=self._uploads(),
+        )
+
+    def _uploads(self) -> "tuple[Callable[[], Files], str] | None":
+        """What was uploaded to the namespace, and its id; None where nothing can be uploaded to."""
+        return None
 
     @cached_property
     def running(self) -> "Running":
@@ -173,8 +235,14 @@ class Embedded:
             pythons=self.machine.pythons,
             resolver=self.machine.resolver_in,
             container_engine=_find_engine,
+            builders=self._find_builders,
             host_platform=self.machine.host_platform,
         )
+
+    def _find_builders(self) -> "FoundEngines":
+        from mlenv.build.context_engines import look_for_engines
+
+        return look_for_engines(self.machine.context_settings.engine, self.machine.work.directory())
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:

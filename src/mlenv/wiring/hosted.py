@@ -1,6 +1,6 @@
 """The store of a server or worker: adapters for many namespaces."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from mlenv.core.site_policy import DEFAULT_POLICY, SitePolicy
 from mlenv.wiring.embedded import Embedded, new_id, utc_now
 from mlenv.wiring.machine import Machine, private_directory
 
@@ -17,15 +18,19 @@ if TYPE_CHECKING:
     from mlenv.core.scope import Scope
     from mlenv.run.pythons import Pythons
     from mlenv.service.assets import Assets
+    from mlenv.service.attaching import BuiltEvidence
     from mlenv.service.builds import Builds
+    from mlenv.service.collecting import Collecting
+    from mlenv.service.environment_images import EnvironmentImages, Remembered
     from mlenv.service.files import Files
     from mlenv.service.image_files import ImageFiles
     from mlenv.service.jobs import Jobs
-    from mlenv.service.lock_files import LockFiles
+    from mlenv.service.repositories import Repositories
     from mlenv.service.site import Site
     from mlenv.store.database import Database
     from mlenv.store.sql import SqlRegistry
     from mlenv.store.sql_builds import SqlWorkers
+    from mlenv.store.uploads import Uploads
     from mlenv.work.logs import Logs
     from mlenv.work.queue import DurableQueue
     from mlenv.work.runner import Workers
@@ -57,13 +62,6 @@ class InScope(Embedded):
         return self.machine.pythons
 
     @cached_property
-    def lock_files(self) -> "LockFiles":
-        """Use cases of locks as files."""
-        from mlenv.service.lock_files import LockFiles
-
-        return LockFiles(self.registry, self.blobs, utc_now)
-
-    @cached_property
     def image_files(self) -> "ImageFiles":
         """Use cases of images as files."""
         from mlenv.service.image_files import ImageFiles
@@ -84,6 +82,7 @@ class InScope(Embedded):
             lambda: self.hosted.logs,
             clock=utc_now,
             new_id=new_id,
+            found=lambda build: self.evidence.attach(build),
             requested_by=self.author.name if self.author else None,
         )
 
@@ -103,6 +102,37 @@ class InScope(Embedded):
         from mlenv.store.sql_files import SqlFiles
 
         return Files(SqlFiles(self.hosted.database, self.scope.key, author=self.author), self.blobs, utc_now)
+
+    def _uploads(self) -> "tuple[Callable[[], Files], str] | None":
+        return (lambda: self.files), self.scope.id
+
+    @cached_property
+    def repositories(self) -> "Repositories":
+        """Use cases of repositories of images."""
+        from mlenv.core.image_name import repository_of
+        from mlenv.service.repositories import Repositories
+        from mlenv.store.sql_repositories import SqlRepositories
+
+        store = SqlRepositories(self.hosted.database, self.scope.key, author=self.author)
+        prefix = repository_of(self.scope.name)
+        return Repositories(prefix, store, self.blobs, self.hosted.uploads, lambda: self.environment_images, utc_now)
+
+    @cached_property
+    def evidence(self) -> "BuiltEvidence":
+        """What is known of images, and attaching it to them."""
+        from mlenv import __version__
+        from mlenv.service.attaching import BuiltEvidence
+
+        return BuiltEvidence(self.registry, self.blobs, lambda: self.repositories, builder=__version__)
+
+    @cached_property
+    def environment_images(self) -> "EnvironmentImages":
+        """Environments as repositories."""
+        from mlenv.service.environment_images import EnvironmentImages
+        from mlenv.store.sql_built import SqlBuilt
+
+        store, remembered = SqlBuilt(self.hosted.database, self.scope.key), self.hosted.remembered
+        return EnvironmentImages(self.scope.key, self.registry, store, self.blobs, remembered, utc_now)
 
     @cached_property
     def jobs(self) -> "Jobs":
@@ -139,12 +169,13 @@ class Hosted:
     Attributes:
         home: The directory, which every process of the site sees. In it: `oci/` (blobs), `logs/`, `cache/`, `keys/`.
         url: Where the rows are, as SQLAlchemy writes it; None for the SQLite file `mlenv.db` in `home`.
+        policy: What it does for those who use it.
         machine: What all namespaces have in common.
     """
 
-    def __init__(self, home: Path, database: str | None = None) -> None:
-        self.home, self.url = home, database
-        self.machine = Machine(home)
+    def __init__(self, home: Path, database: str | None = None, policy: SitePolicy = DEFAULT_POLICY) -> None:
+        self.home, self.url, self.policy = home, database, policy
+        self.machine = Machine(home, policy)
 
     @cached_property
     def database(self) -> "Database":
@@ -178,6 +209,45 @@ class Hosted:
         return Logs(self.machine.directory("logs"), self.machine.blobs)
 
     @cached_property
+    def uploads(self) -> "Uploads":
+        """Blobs that come in pieces."""
+        from mlenv.store.uploads import Uploads
+
+        return Uploads(self.machine.blobs)
+
+    @cached_property
+    def collecting(self) -> "Collecting":
+        """Use cases of collecting garbage, of all namespaces."""
+        from mlenv.service.collecting import Collecting
+        from mlenv.store.sql_collecting import SqlNames
+        from mlenv.store.sweep import Sweep
+
+        names, blobs = SqlNames(self.database), Sweep(self.machine.blobs)
+        return Collecting(names, blobs, self.uploads.sweep, self._collecting_alone, utc_now)
+
+    @contextmanager
+    def _collecting_alone(self) -> Iterator[None]:
+        from mlenv.file_lock import FileLock, Timeout
+        from mlenv.service.collecting import CollectionRuns
+
+        lock = FileLock(self.machine.directory("locks") / "collecting", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise CollectionRuns from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @cached_property
+    def remembered(self) -> "Remembered":
+        """What this process remembers of environments' images."""
+        from mlenv.service.environment_images import Remembered
+
+        return Remembered()
+
+    @cached_property
     def workers(self) -> "SqlWorkers":
         """The rows of processes that work for the queue."""
         from mlenv.store.sql_builds import SqlWorkers
@@ -188,7 +258,9 @@ class Hosted:
         """How many builds are in each state, in all namespaces."""
         return self.workers.states()
 
-    def start_workers(self, concurrency: int, *, per_scope: int, build: float, step: float) -> "Workers":
+    def start_workers(
+        self, concurrency: int, *, per_scope: int, build: float, step: float, log: int | None = None
+    ) -> "Workers":
         """
         Take builds and jobs from the queue, until the workers are told to stop.
 
@@ -196,6 +268,7 @@ class Hosted:
             concurrency: How many at once.
             per_scope: How many of one namespace, in all processes together; 0 for no such limit.
             build, step: Seconds that a build, and one step of it, may take.
+            log: Bytes that the log of a build or job may have; None for no limit.
 
         Raises:
             QueueUnavailable, StoreUnusable and others of the store.
@@ -203,7 +276,7 @@ class Hosted:
         from mlenv.work.hosting import Limits
         from mlenv.work.runner import Workers
 
-        limits = Limits(concurrency=concurrency, per_scope=per_scope, build=build, step=step)
+        limits = Limits(concurrency=concurrency, per_scope=per_scope, build=build, step=step, log=log)
         workers = Workers(self, limits)
         workers.start()
         return workers

@@ -5,15 +5,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlenv.store.database import StoreUnusable
+from mlenv.store.database import StoreUnusable, unusable
 
 if TYPE_CHECKING:
     from mlenv.build.bytecode import Compiler
     from mlenv.core.platform import Platform
+    from mlenv.core.site_policy import SitePolicy
+    from mlenv.distribution.registries import Registries
     from mlenv.resolve.index_http import HttpFetcher
     from mlenv.resolve.machine_index import MachineIndex
     from mlenv.resolve.pip import PipResolver
     from mlenv.run.pythons import Pythons
+    from mlenv.service.context_builds import ContextSettings
     from mlenv.store.oci import OciLayout
     from mlenv.store.sessions import Sessions
 
@@ -25,10 +28,11 @@ class Machine:
     Attributes:
         home: The directory. In it: `oci/` (blobs), `cache/uv`, `cache/wheels`, `prefixes/` (environments for local
             runs), `locks/` (held by processes at work), `work/` (what is half done).
+        policy: What it does for those who use a site; None for whoever uses it by themselves.
     """
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, policy: "SitePolicy | None" = None) -> None:
+        self.home, self.policy = home, policy
 
     @cached_property
     def blobs(self) -> "OciLayout":
@@ -72,7 +76,32 @@ class Machine:
         """Brings files from indexes."""
         from mlenv.resolve.index_http import HttpFetcher
 
-        return HttpFetcher(machine=self.machine_index)
+        if self.policy is None:
+            return HttpFetcher(machine=self.machine_index)
+        from mlenv.resolve.guard import Guard
+
+        own = self.machine_index.index.url if self.machine_index is not None else None
+        return HttpFetcher(machine=self.machine_index, guard=Guard(self.policy, own))
+
+    @cached_property
+    def registries(self) -> "Registries":
+        """The way to registries of images, as this user's variables and files say. Raises `InvalidInput`."""
+        return self._registries()
+
+    def reach_registries(self, insecure: tuple[str, ...] = (), authority: Path | None = None) -> "Registries":
+        """The same from now on, with more that may do without trusted TLS, and an authority to trust."""
+        if insecure or authority is not None:
+            self.registries = self._registries(insecure, authority)
+        return self.registries
+
+    def _registries(self, insecure: tuple[str, ...] = (), authority: Path | None = None) -> "Registries":
+        from mlenv.distribution.registries import open_registries
+
+        memory = self.home / "cache" / "registries"
+        guarded = self.policy is not None
+        return open_registries(
+            os.environ, Path.home(), memory=memory, insecure=insecure, authority=authority, guarded=guarded
+        )
 
     @cached_property
     def resolver(self) -> "PipResolver":
@@ -94,6 +123,15 @@ class Machine:
     def _python_of_minor(self, minor: str) -> str | None:
         found = next((each for each in self.pythons.find() if each.minor == minor), None)
         return None if found is None else str(found.path)
+
+    @property
+    def context_settings(self) -> "ContextSettings":
+        """How Dockerfiles are built here: as the site's policy says, or as whoever uses it by themselves does."""
+        from mlenv.service.context_builds import ContextSettings, settings_from
+
+        if self.policy is None:
+            return settings_from(os.environ)
+        return ContextSettings(self.policy.build_engine, self.policy.build_network, local=False)
 
     def directory(self, *parts: str) -> Path:
         """A directory below home, for this user's eyes only: `directory("cache", "uv")`."""
@@ -121,12 +159,12 @@ class Machine:
 
 
 def private_directory(path: Path) -> Path:
-    """Make a directory, for this user's eyes only, if it is not there. Raises `StoreUnusable`."""
+    """Make a directory, for this user's eyes only, if it is not there. Raises `StoreUnusable`, `StoreFull`, `StoreReadOnly`."""
     try:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError as error:
         raise StoreUnusable(str(path), "it is not a directory") from error
     except OSError as error:
-        raise StoreUnusable(str(path), error.strerror or str(error)) from error
+        raise unusable(str(path), error) from error
     return path

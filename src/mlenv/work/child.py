@@ -7,6 +7,7 @@ What is to be built comes as JSON on stdin. What becomes of it goes, one JSON ob
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,16 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from mlenv.core.audit import Author
+from mlenv.core.disk_faults import disk_fault
 from mlenv.core.layer import Compression
 from mlenv.core.platform import Platform
 from mlenv.core.progress import Step
 from mlenv.core.reference import EnvironmentName, VersionName
 from mlenv.core.scope import ScopeKey
+from mlenv.core.site_policy import SitePolicy
 from mlenv.errors import MlenvError, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from mlenv.service.building import BuildResult
-    from mlenv.work.hosting import Hosting
+    from mlenv.core.environment import EnvironmentVersion
+    from mlenv.work.hosting import Hosting, WorkServices
 
 #: The variable that says where the database is: not to be seen in a list of processes, as an argument would be.
 DATABASE: Final = "MLENV_DATABASE_URL"
@@ -47,6 +50,7 @@ class Order:
     compression: str
     options: dict[str, Any] | None
     requested_by: str | None
+    policy: dict[str, Any]
 
     def to_json(self) -> bytes:
         """As it is sent."""
@@ -56,6 +60,11 @@ class Order:
     def parse(cls, data: bytes) -> Self:
         """What `to_json` gave."""
         return cls(**json.loads(data))
+
+
+def to_policy(document: dict[str, Any]) -> SitePolicy:
+    """What a worker said of its site's policy (`dataclasses.asdict`)."""
+    return SitePolicy(**{**document, "indexes": tuple(document["indexes"])})
 
 
 def author_of(build: str, requested_by: str | None = None) -> Author:
@@ -100,6 +109,9 @@ class Reporter:
         """Say what the user should know."""
         say(f"warning: {text}")
 
+    def line(self, text: str) -> None:
+        say(text)
+
 
 class _Step:
     text = ""
@@ -117,32 +129,36 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def main(open_hosted: "Callable[[Path, str | None], AbstractContextManager[Hosting]]") -> int:
+def main(open_hosted: "Callable[[Path, str | None, SitePolicy], AbstractContextManager[Hosting]]") -> int:
     """Build what stdin says. Returns the exit code: 0 whenever the end was reported."""
+    # NOTE: ended by an exception, so that what is half done is removed on the way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     order = Order.parse(sys.stdin.buffer.read())
     reporter = Reporter(int(os.environ.pop("MLENV_REPORTS")))
     try:
-        with open_hosted(Path(order.home), os.environ.pop(DATABASE, None)) as hosted:
-            result = _build(order, hosted, reporter)
+        with open_hosted(Path(order.home), os.environ.pop(DATABASE, None), to_policy(order.policy)) as hosted:
+            _build(order, hosted, reporter)
     except MlenvError as error:
         _tell(error)
         reporter.report(failed=_summary(error), again=isinstance(error, Unavailable))
+    except OSError as error:
+        if (fault := disk_fault(error)) is None:
+            raise
+        _tell(fault)
+        reporter.report(failed=_summary(fault), again=True)
     except ExceptionGroup as group:
-        faults = list(_leaves(group))
+        faults = [disk_fault(each) or each for each in _leaves(group)]
         for each in faults:
             _tell(each)
         if not all(isinstance(each, MlenvError) for each in faults):
             raise
         again = all(isinstance(each, Unavailable) for each in faults)
         reporter.report(failed="; ".join(map(_summary, faults)), again=again)
-    else:
-        what = f"made {result.new_layers} of {result.layers} layers" if result.new_layers else "all layers were there"
-        say(f"image {result.image.manifest.digest} ({what})")
-        reporter.report(image=str(result.image.manifest.digest))
     return 0
 
 
-def _build(order: Order, hosted: "Hosting", reporter: Reporter) -> "BuildResult":
+def _build(order: Order, hosted: "Hosting", reporter: Reporter) -> None:
+    """Build, and report the image; then push it where the namespace's settings say, if they do."""
     from mlenv.service.builds import to_options
 
     scope = hosted.site.store.scope(ScopeKey(order.scope))
@@ -151,7 +167,7 @@ def _build(order: Order, hosted: "Hosting", reporter: Reporter) -> "BuildResult"
     services = hosted.services(scope, author_of(order.build, order.requested_by))
     version = services.registry.version(EnvironmentName(order.name), VersionName(order.version))
     say(f"building {version} for {order.platform}")
-    return services.building.build(
+    result = services.building.build(
         version,
         Platform.parse(order.platform),
         compression=Compression(order.compression),
@@ -159,6 +175,30 @@ def _build(order: Order, hosted: "Hosting", reporter: Reporter) -> "BuildResult"
         recorded=False,
         progress=reporter,
     )
+    # Others pull the image from here, with its base's layers.
+    services.building.bring(result.image, reporter)
+    what = f"made {result.new_layers} of {result.layers} layers" if result.new_layers else "all layers were there"
+    image = str(result.image.manifest.digest)
+    say(f"image {image} ({what})")
+    reporter.report(image=image)
+    prefix = hosted.site.store.scope_settings(scope.key).push_to
+    if prefix is not None and (unpushed := _push(prefix, version, order, services, reporter)) is not None:
+        reporter.report(image=image, unpushed=unpushed)
+
+
+def _push(
+    prefix: str, version: "EnvironmentVersion", order: Order, services: "WorkServices", reporter: Reporter
+) -> str | None:
+    """Push what was built. Gives why not, if that failed: it does not undo the build."""
+    try:
+        pushed = services.pushing.push_built(
+            version, Platform.parse(order.platform), services.platforms_of(version), prefix, progress=reporter
+        )
+    except MlenvError as error:
+        _tell(error)
+        return _summary(error)
+    say(f"pushed {pushed.name}@{pushed.digest}")
+    return None
 
 
 def _summary(error: BaseException) -> str:

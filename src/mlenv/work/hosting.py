@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 from mlenv.core.audit import Author
+from mlenv.core.environment import EnvironmentVersion
+from mlenv.core.platform import Platform
 from mlenv.core.scope import Scope
+from mlenv.core.site_policy import SitePolicy
 from mlenv.run.pythons import Pythons
+from mlenv.service.attaching import BuiltEvidence
 from mlenv.service.building import Building
+from mlenv.service.pushing import Pushing
 from mlenv.service.running import Running
 from mlenv.service.services import Services
 from mlenv.service.site import Site
@@ -26,6 +31,12 @@ class WorkServices(Services, Protocol):
     def running(self) -> Running: ...
     @property
     def pythons(self) -> Pythons: ...
+    @property
+    def evidence(self) -> BuiltEvidence: ...
+    @property
+    def pushing(self) -> Pushing: ...
+    def platforms_of(self, version: EnvironmentVersion) -> tuple[Platform, ...]:
+        """What images of a version are built for."""
 
 
 class WorkerRows(Protocol):
@@ -55,6 +66,8 @@ class Hosting(Protocol):
     @property
     def url(self) -> str | None: ...
     @property
+    def policy(self) -> SitePolicy: ...
+    @property
     def site(self) -> Site: ...
     @property
     def queue(self) -> DurableQueue: ...
@@ -80,6 +93,7 @@ class Limits:
         attempts: How often a build is begun, at most: again after its worker died, or what it needs can't be reached.
         back_off: Seconds before the second attempt after something could not be reached; each further wait is four
             times the one before, up to `longest_back_off`.
+        log: Most bytes of one log; None for no limit.
         kill: Seconds between SIGTERM and SIGKILL.
     """
 
@@ -90,4 +104,5 @@ class Limits:
     attempts: int = 5
     back_off: float = 5.0
     longest_back_off: float = 300.0
+    log: int | None = None
     kill: float = 5.0

@@ -18,14 +18,16 @@ from urllib.parse import unquote, urlsplit
 
 from mlenv.core.assets import AssetKind
 from mlenv.core.audit import Author
+from mlenv.core.disk_faults import disk_fault
 from mlenv.core.files import lasting_container
 from mlenv.core.jobs import Job, JobEnded, JobStatus
 from mlenv.core.redact import redact
 from mlenv.core.scope import Scope, ScopeKey
+from mlenv.core.site_policy import SitePolicy
 from mlenv.errors import InvalidInput, MlenvError, NotFound
 from mlenv.run.process import Ended
 from mlenv.service.files import FILE_LIMIT, Files, Receiving
-from mlenv.work.child import AUTHOR_ID, DATABASE
+from mlenv.work.child import AUTHOR_ID, DATABASE, to_policy
 from mlenv.work.job_run import run_job, say
 
 if TYPE_CHECKING:
@@ -56,12 +58,14 @@ class JobOrder:
         scope: The workspace of the job.
         name: The job.
         directory: The job's own, which is empty.
+        policy: The site's.
     """
 
     home: str
     scope: str
     name: str
     directory: str
+    policy: dict[str, Any]
 
     def to_json(self) -> bytes:
         """As it is sent."""
@@ -78,7 +82,7 @@ def author_of(job: str) -> Author:
     return Author(AUTHOR_ID, f"job {job}")
 
 
-def main(open_hosted: "Callable[[Path, str | None], AbstractContextManager[Hosting]]") -> int:
+def main(open_hosted: "Callable[[Path, str | None, SitePolicy], AbstractContextManager[Hosting]]") -> int:
     """Run what stdin says. Returns the exit code: 0 whenever the end was reported."""
     order = JobOrder.parse(sys.stdin.buffer.read())
     descriptor = int(os.environ.pop("MLENV_REPORTS"))
@@ -90,13 +94,18 @@ def main(open_hosted: "Callable[[Path, str | None], AbstractContextManager[Hosti
             file.write(json.dumps(facts).encode() + b"\n")
 
         try:
-            with open_hosted(Path(order.home), os.environ.pop(DATABASE, None)) as hosted:
+            with open_hosted(Path(order.home), os.environ.pop(DATABASE, None), to_policy(order.policy)) as hosted:
                 ended = _run(order, hosted, report)
         except MlenvError as error:
             _tell(error)
             report({"error": redact(_summary(error))})
+        except OSError as error:
+            if (fault := disk_fault(error)) is None:
+                raise
+            _tell(fault)
+            report({"error": _summary(fault)})
         except ExceptionGroup as group:
-            faults = list(_leaves(group))
+            faults = [disk_fault(each) or each for each in _leaves(group)]
             if not all(isinstance(each, MlenvError) for each in faults):
                 raise
             for each in faults:

@@ -79,6 +79,9 @@ class _Talk:
     def warn(self, text: str) -> None:
         say(f"warning: {text}")
 
+    def line(self, text: str) -> None:
+        say(text)
+
 
 class _TalkStep:
     text = ""

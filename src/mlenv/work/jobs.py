@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -27,6 +27,7 @@ from mlenv.work.child import DATABASE
 from mlenv.work.engine import Left
 from mlenv.work.hosting import Hosting
 from mlenv.work.job_child import JobOrder, author_of
+from mlenv.work.logs import Room
 from mlenv.work.process import Process
 from mlenv.work.queue import Task
 
@@ -78,18 +79,26 @@ class _Reports:
 class _Output:
     """The log of a job, as it grows."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limit: int | None) -> None:
         self._file = path.open("ab", buffering=0)
         self._guard = threading.Lock()
+        self._room = Room(self._file.tell(), limit)
 
     def write(self, chunk: bytes) -> None:
         with self._guard:
-            data = memoryview(chunk)
-            while data:
-                data = data[self._file.write(data) :]
+            data, notice = self._room.take(chunk)
+            self._write(data)
+            if notice is not None:
+                self._write(f"\n{notice}\n".encode())
 
     def say(self, text: str) -> None:
-        self.write(f"mlenv: {text}\n".encode("utf-8", "replace"))
+        with self._guard:
+            self._write(f"mlenv: {text}\n".encode("utf-8", "replace"))
+
+    def _write(self, content: bytes) -> None:
+        data = memoryview(content)
+        while data:
+            data = data[self._file.write(data) :]
 
     def close(self) -> None:
         self._file.close()
@@ -98,12 +107,13 @@ class _Output:
 class JobWork:
     """Runs jobs that were taken from the queue, in as many threads as call."""
 
-    def __init__(self, hosted: Hosting, leaving: Callable[[], bool]) -> None:
+    def __init__(self, hosted: Hosting, leaving: Callable[[], bool], log: int | None = None) -> None:
         """
         Args:
+            log: Most bytes of a job's log; None for no limit.
             leaving: Whether this worker is to end. Jobs whose command was not begun wait for another one.
         """
-        self._hosted, self._leaving = hosted, leaving
+        self._hosted, self._leaving, self._log_limit = hosted, leaving, log
         self._directory = hosted.home / "jobs"
 
     def __call__(self, task: Task) -> None:
@@ -139,19 +149,20 @@ class JobWork:
         self._end_log(jobs, task.id, id)
 
     def _run(self, jobs: Jobs, task: Task, job: Job, id: str) -> _Outcome:
-        output = _Output(self._hosted.logs.path(id))
         place = self._directory / f"{id}-{job.run.attempts}"
         try:
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            outcome = self._watch(jobs, task, job, place, output)
+            with closing(_Output(self._hosted.logs.path(id), self._log_limit)) as output:
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+                outcome = self._watch(jobs, task, job, place, output)
+                if outcome.error is not None:
+                    # Where the log takes no more, the record says it.
+                    with suppress(OSError):
+                        output.say(f"error: {outcome.error}")
         except OSError as error:
             _log.exception("job %s could not be run", job.name)
             outcome = _Outcome(JobStatus.FAILED, f"the worker could not run the job: {error.strerror}")
         finally:
             shutil.rmtree(place, ignore_errors=True)
-        if outcome.error is not None:
-            output.say(f"error: {outcome.error}")
-        output.close()
         return outcome
 
     def _watch(self, jobs: Jobs, task: Task, job: Job, place: Path, output: _Output) -> _Outcome:
@@ -159,7 +170,7 @@ class JobWork:
         environment = {name: value for name, value in os.environ.items() if name != DATABASE}
         if self._hosted.url is not None:
             environment[DATABASE] = self._hosted.url
-        order = JobOrder(str(self._hosted.home), task.scope, task.id, str(place))
+        order = JobOrder(str(self._hosted.home), task.scope, task.id, str(place), asdict(self._hosted.policy))
         process = Process(
             [sys.executable, "-m", "mlenv.child", "job"],
             environment=environment,

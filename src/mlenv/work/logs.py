@@ -1,8 +1,9 @@
 """
 Logs of builds and jobs: a file that grows while the work is done, and a blob for ever after.
 
-A line is `2026-11-22T18:05:00.123Z text`. Nothing is left out or cut. What is shown of a log is a range of its bytes,
-and these never change, so that any number of readers can follow it, each at the cost of what it reads.
+A line of a build is `2026-11-22T18:05:00.123Z text`. Nothing is left out, up to a limit; a log that reaches it says so
+where it is cut. What is shown of a log is a range of its bytes, and these never change, so that any number of readers can
+follow it, each at the cost of what it reads.
 """
 
 import os
@@ -35,6 +36,32 @@ class LogNotFound(NotFound):
         self.id = id
 
 
+class Room:
+    """
+    What a log may still take of a process's output.
+
+    Args:
+        size: Of the log so far, in bytes.
+        limit: Of its size; None for none.
+    """
+
+    def __init__(self, size: int, limit: int | None) -> None:
+        self._size, self._limit = size, limit
+        self._full = False
+
+    def take(self, data: bytes) -> tuple[bytes, str | None]:
+        """As much of the output as there is room for; and, where that is not all for the first time, what to say there."""
+        if self._full:
+            return b"", None
+        if self._limit is None or self._size + len(data) <= self._limit:
+            self._size += len(data)
+            return data, None
+        self._full = True
+        return data[
+            : max(0, self._limit - self._size)
+        ], f"mlenv: the log is cut here: with more output it would pass {self._limit} bytes (max_log)"
+
+
 class LogWriter:
     """
     Appends to a log. Safe for several threads; lines come out whole.
@@ -42,12 +69,14 @@ class LogWriter:
     What is written is in the file when a call returns, so that readers see it; only a power cut may lose it.
     """
 
-    def __init__(self, path: Path, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, path: Path, secrets: Iterable[str] = (), limit: int | None = None) -> None:
         """
         Args:
             secrets: Texts that are replaced by `****`. Credentials in addresses are, in any case.
+            limit: Bytes after which output is left out; our own lines are not. None for no limit.
         """
         self._file = path.open("ab", buffering=0)
+        self._room = Room(self._file.tell(), limit)
         self._secrets = sorted({each for each in secrets if len(each) >= _SHORTEST_SECRET}, key=len, reverse=True)
         self._guard = threading.Lock()
         self._rest = b""
@@ -56,7 +85,7 @@ class LogWriter:
     def line(self, text: str) -> None:
         """Write one line, or several, of our own."""
         with self._guard:
-            self._write((text.rstrip("\n") + "\n").encode("utf-8", "replace").splitlines(keepends=True))
+            self._own(text)
 
     def output(self, chunk: bytes) -> None:
         """Write what a process wrote, as it comes."""
@@ -67,19 +96,33 @@ class LogWriter:
             if len(rest) > _LINE:
                 pieces.append(rest)
                 self._rest = b""
-            self._write(pieces)
+            self._output(pieces)
 
     def close(self) -> None:
         """Write what is left of an unfinished line."""
         with self._guard:
             if self._rest:
-                self._write([self._rest + b"\n"])
+                self._output([self._rest + b"\n"])
                 self._rest = b""
             self._file.close()
 
-    def _write(self, pieces: list[bytes]) -> None:
+    def _own(self, text: str) -> None:
+        self._write(self._dated((text.rstrip("\n") + "\n").encode("utf-8", "replace").splitlines(keepends=True)))
+
+    def _output(self, pieces: list[bytes]) -> None:
         if not pieces:
             return
+        inside = self._inside
+        dated = self._dated(pieces)
+        data, notice = self._room.take(dated)
+        self._write(data)
+        if len(data) < len(dated):
+            self._inside = not data.endswith(b"\n") if data else inside
+        if notice is not None:
+            self._own(f"\n{notice}" if self._inside else notice)
+
+    def _dated(self, pieces: list[bytes]) -> bytes:
+        """Lines with their time; a piece without an end is gone on with by the next one."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
         text = []
         for piece in pieces:
@@ -87,7 +130,10 @@ class LogWriter:
                 text.append(now + b" ")
             text.append(self._clean(piece))
             self._inside = not piece.endswith(b"\n")
-        data = memoryview(b"".join(text))
+        return b"".join(text)
+
+    def _write(self, content: bytes) -> None:
+        data = memoryview(content)
         while data:
             data = data[self._file.write(data) :]
 
@@ -115,9 +161,9 @@ class Logs:
             raise InvalidInput(f"not an id: {id[:64]!r}")
         return self._directory / f"{id}.log"
 
-    def writer(self, id: str, secrets: Iterable[str] = ()) -> LogWriter:
-        """Begin a log, or go on with one that another process began."""
-        return LogWriter(self.path(id), secrets)
+    def writer(self, id: str, secrets: Iterable[str] = (), limit: int | None = None) -> LogWriter:
+        """Begin a log, or go on with one that another process began; of at most so many bytes, but for our own lines."""
+        return LogWriter(self.path(id), secrets, limit)
 
     def size(self, id: str, kept: Digest | None = None) -> int:
         """

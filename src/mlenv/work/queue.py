@@ -24,6 +24,7 @@ from mlenv.service.builds import DEFAULT_PRIORITY
 
 if TYPE_CHECKING:
     from dbos import DBOSClient, EnqueueOptions
+    from sqlalchemy import Engine
 
 #: The program that the workflows belong to, and what they are written for: a change of `engine.py` that can't go on
 #: with workflows that were begun before gets another number.
@@ -41,6 +42,8 @@ _REMOVED: Final = 32
 _AGAIN: Final = 5
 #: Seconds between two warnings of one kind that are passed on from DBOS.
 _SELDOM: Final = 60.0
+#: Seconds that the database may take to let somebody in who only asks whether it is there.
+_PATIENCE: Final = 10
 _MIGRATE = threading.Lock()
 
 
@@ -191,6 +194,24 @@ class DurableQueue:
             found = self._client.list_workflows(status="PENDING", queues_only=True, load_input=False, load_output=False)
         return {each.executor_id for each in found if each.executor_id}
 
+    def hasten(self, longest: float, limit: int = 500) -> int:
+        """
+        Let those wait no longer that are to wait for longer than anybody ever says: a clock was set back since.
+
+        Args:
+            longest: Seconds.
+
+        Returns:
+            How many they were.
+        """
+        latest = (time.time() + longest) * 1000
+        with _translated():
+            found = self._client.list_workflows(status="DELAYED", limit=limit, load_input=False, load_output=False)
+            late = [each.workflow_id for each in found if (each.delay_until_epoch_ms or 0) > latest]
+            for each in late:
+                self._client.set_workflow_delay(each, delay_seconds=0)
+        return len(late)
+
     def purge(self, *, before: datetime, limit: int = 500) -> int:
         """Forget attempts that ended before a time; how many they were."""
         with _translated():
@@ -222,6 +243,25 @@ class DurableQueue:
                 polling_interval_sec=POLLING,
             )
 
+    def check(self) -> None:
+        """
+        Ask the queue's database whether it answers. Raises `QueueUnavailable`.
+
+        NOTE: past DBOS, whose import takes a second or two, which a server that was only just started does not have.
+        """
+        from sqlalchemy import text
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if self.url.startswith("sqlite") and not (self._home / "queue.db").exists():
+            # It is made for the first that is to be done.
+            return
+        question = "SELECT count(*) FROM sqlite_master" if self.url.startswith("sqlite") else "SELECT 1"
+        try:
+            with self._plain.connect() as connection:
+                connection.execute(text(question))
+        except SQLAlchemyError as error:
+            raise _unavailable(error) from error
+
     def migrate(self) -> None:
         """Make or bring up to date the queue's tables."""
         from dbos import DBOS
@@ -243,6 +283,18 @@ class DurableQueue:
         """Let go of connections."""
         if "_client" in self.__dict__:
             self.__dict__.pop("_client").destroy()
+        if "_plain" in self.__dict__:
+            self.__dict__.pop("_plain").dispose()
+
+    @cached_property
+    def _plain(self) -> "Engine":
+        """One connection, that only asks."""
+        from sqlalchemy import create_engine
+
+        if self.url.startswith("sqlite"):
+            return create_engine(f"{self.url.replace(':///', ':///file:', 1)}?mode=ro&uri=true", pool_size=1)
+        url = self.url.replace("postgresql:", "postgresql+psycopg:", 1)
+        return create_engine(url, pool_size=1, pool_pre_ping=True, connect_args={"connect_timeout": _PATIENCE})
 
     @cached_property
     def _client(self) -> "DBOSClient":
@@ -290,6 +342,10 @@ class _Seldom(logging.Filter):
             return False
         self._passed[key] = now
         record.msg, record.args = redact(record.getMessage().partition("\n")[0]), ()
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and type(error).__module__.startswith("sqlalchemy."):
+            # What is wrong with a database is no fault of the program: where it was met says nothing.
+            record.msg, record.exc_info = f"{record.msg} {_unavailable(error)}", None
         return True
 
 
@@ -301,5 +357,9 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (dbos_error.DBOSException, SQLAlchemyError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        raise QueueUnavailable(redact(reason)) from error
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: BaseException) -> QueueUnavailable:
+    reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    return QueueUnavailable(redact(reason))

@@ -41,10 +41,10 @@ class Workers:
         self._hosted, self._limits = hosted, limits
         handlers: dict[TaskKind, Handler] = {
             TaskKind.BUILD: BuildWork(hosted, limits, self.leaving),
-            TaskKind.JOB: JobWork(hosted, self.leaving.is_set),
+            TaskKind.JOB: JobWork(hosted, self.leaving.is_set, limits.log),
         }
         self._engine = Engine(hosted.queue, handlers)
-        self._attendance = _Attendance(hosted, self._engine)
+        self._attendance = _Attendance(hosted, self._engine, limits.longest_back_off + LOST)
 
     @property
     def id(self) -> str:
@@ -105,8 +105,12 @@ class Watch:
 class _Attendance:
     """Says that this process lives, and looks after what others left."""
 
-    def __init__(self, hosted: Hosting, engine: Engine) -> None:
-        self._hosted, self._engine = hosted, engine
+    def __init__(self, hosted: Hosting, engine: Engine, longest: float) -> None:
+        """
+        Args:
+            longest: Seconds, longer than which nothing is told to wait.
+        """
+        self._hosted, self._engine, self._longest = hosted, engine, longest
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="attendance", daemon=True)
         self._beat = 0
@@ -159,7 +163,7 @@ class _Attendance:
                 self._hosted.workers.leave(each)
 
     def _sweep(self) -> None:
-        """Put in what should be in the queue; forget what has long ended."""
+        """Put in what should be in the queue, let go what waits for too long; forget what has long ended."""
         before = datetime.now(UTC) - timedelta(seconds=LOST)
         waiting = self._hosted.workers.waiting(before=before, limit=_PAGE)
         found = [
@@ -171,4 +175,6 @@ class _Attendance:
         ]
         if count := self._hosted.queue.ensure(found):
             _log.warning("%d builds and jobs were not in the queue, and are now", count)
+        if count := self._hosted.queue.hasten(self._longest):
+            _log.warning("%d builds and jobs waited for a time that is too far off: was the clock set back?", count)
         self._hosted.queue.purge(before=datetime.now(UTC) - REMEMBERED)

@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeVar
 
 from mlenv.core.digest import Digest
+from mlenv.core.disk_faults import disk_fault
 from mlenv.core.layer import Compression
 from mlenv.core.records import BuildRecord, BuildStatus, TimedStep
 from mlenv.core.redact import redact
@@ -106,13 +107,19 @@ class BuildWork:
         services = self._hosted.services(scope, author_of(task.id))
         build = self._persist(lambda: services.builds.begin(task.id, most=self._limits.attempts))
         if build is None:
+            # It may have ended just before its worker died.
+            self._attach(task.id, services)
             return
         reach("build.begun")
         try:
             self._make(task, build, services)
         except Exception as error:  # noqa: BLE001
+            if (fault := disk_fault(error)) is not None and build.attempts < self._limits.attempts:
+                _log.error("build %s waits for the disk: %s", build.id, error)
+                self._try_later(task, build, services.builds, str(fault))
+                return
             _log.exception("build %s failed in its worker", build.id)
-            text = f"the worker failed: {type(error).__name__}"
+            text = str(fault) if fault is not None else f"the worker failed: {type(error).__name__}"
             self._persist(lambda: services.builds.end(build, BuildStatus.FAILED, error=text))
 
     def _make(self, task: Task, build: BuildRecord, services: WorkServices) -> None:
@@ -128,8 +135,9 @@ class BuildWork:
             compression=(build.compression or Compression.ZSTD).value,
             options=dict(build.options) if build.options is not None else None,
             requested_by=build.requested_by,
+            policy=asdict(self._hosted.policy),
         )
-        log = self._hosted.logs.writer(build.id, secrets_of(os.environ, self._hosted.url))
+        log = self._hosted.logs.writer(build.id, secrets_of(os.environ, self._hosted.url), self._limits.log)
         try:
             course = _Course(list(build.steps))
             log.line(f"attempt {build.attempts} begins, on {socket.gethostname()}")
@@ -140,7 +148,11 @@ class BuildWork:
                 return
             status, image, error, again = _outcome(ended, course)
             if again and build.attempts < self._limits.attempts:
-                self._try_later(task, build, services.builds, log, str(error))
+                delay = self._delay(build)
+                log.line(
+                    f"attempt {build.attempts} of {self._limits.attempts} failed; the next one begins in {delay:g} s"
+                )
+                self._try_later(task, build, services.builds, str(error))
                 return
             log.line(f"{status}: {error}" if error else status.value)
         finally:
@@ -148,6 +160,9 @@ class BuildWork:
         self._persist(lambda: services.builds.end(build, status, image=image, error=error))
         reach("build.ended")
         self._keep_log(build, services.builds)
+        self._attach(build.id, services)
+        if image is not None and error is None:
+            self._push_evidence(task, build, services)
 
     def _there_already(self, build: BuildRecord, services: WorkServices) -> bool:
         """Whether the image was made since it was asked for, so that no process is needed to say so."""
@@ -162,6 +177,7 @@ class BuildWork:
             return False
         found = image.manifest.digest
         self._persist(lambda: services.builds.end(build, BuildStatus.SUCCEEDED, image=found))
+        self._attach(build.id, services)
         return True
 
     def _watched(
@@ -224,13 +240,15 @@ class BuildWork:
         except Unavailable:
             raise Left from None
 
-    def _try_later(self, task: Task, build: BuildRecord, builds: Builds, log: LogWriter, error: str) -> None:
+    def _try_later(self, task: Task, build: BuildRecord, builds: Builds, error: str) -> None:
         """Let a build wait until what it needs may be there again."""
-        delay = min(self._limits.back_off * 4 ** (build.attempts - 1), self._limits.longest_back_off)
-        log.line(f"attempt {build.attempts} of {self._limits.attempts} failed; the next one begins in {delay:g} s")
         if self._persist(lambda: builds.put_back(build, error)):
-            priority = build.priority or DEFAULT_PRIORITY
+            priority, delay = build.priority or DEFAULT_PRIORITY, self._delay(build)
             self._persist(lambda: self._hosted.queue.put(task, str(build.attempts), priority=priority, delay=delay))
+
+    def _delay(self, build: BuildRecord) -> float:
+        """Seconds before the next attempt."""
+        return min(self._limits.back_off * 4.0 ** (build.attempts - 1), self._limits.longest_back_off)
 
     def _keep_log(self, build: BuildRecord, builds: Builds) -> None:
         """Make a blob of the log. What fails here fails nothing: the file stays, and is read."""
@@ -240,6 +258,23 @@ class BuildWork:
                 self._hosted.logs.forget(build.id)
         except (MlenvError, OSError) as error:
             _log.warning("the log of build %s stays a file: %s", build.id, redact(str(error)))
+
+    def _attach(self, id: str, services: WorkServices) -> None:
+        """Attach what is known of a build that succeeded to its image. What fails here fails nothing."""
+        try:
+            services.evidence.attach(services.builds.get(id))
+        except (MlenvError, OSError) as error:
+            _log.warning("the evidence of build %s is not attached: %s", id, redact(str(error)))
+
+    def _push_evidence(self, task: Task, build: BuildRecord, services: WorkServices) -> None:
+        """Attach it as well where the namespace's images are pushed to. What fails here fails nothing."""
+        try:
+            prefix = self._hosted.site.store.scope_settings(task.scope).push_to
+            if prefix is not None:
+                version = services.registry.version(build.name, build.version)
+                services.pushing.push_evidence_built(version, build.platform, prefix)
+        except (MlenvError, OSError) as error:
+            _log.warning("the evidence of build %s is not pushed: %s", build.id, redact(str(error)))
 
     def _persist(self, write: Callable[[], T]) -> T:
         """
@@ -267,7 +302,9 @@ def _outcome(ended: Ended | _Stopped, course: _Course) -> tuple[BuildStatus, Dig
         return status, None, ended.text, False
     end = course.end or {}
     if "image" in end:
-        return BuildStatus.SUCCEEDED, Digest.parse(end["image"]), None, False
+        unpushed = redact(str(end["unpushed"]))[:_ERROR] if "unpushed" in end else None
+        error = f"it was built, but not pushed: {unpushed}" if unpushed is not None else None
+        return BuildStatus.SUCCEEDED, Digest.parse(end["image"]), error, False
     if "failed" in end:
         return BuildStatus.FAILED, None, redact(str(end["failed"]))[:_ERROR], bool(end.get("again"))
     if ended.signal is not None:

@@ -1,5 +1,9 @@
 """Namespaces, principals and roles, over a real store: who may make and change them, and what is refused."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -95,6 +99,21 @@ def test_two_first_starts_at_once_make_one_administrator(tmp_path: Path) -> None
     assert sorted(each is None for each in secrets) == [False, True, True, True]
     with Hosted(tmp_path / "home") as hosted:
         assert len(hosted.site.store.principals()) == 1
+
+
+def test_a_first_start_that_dies_half_way_leaves_a_site_that_can_be_started(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from mlenv.service.tokens import Tokens; "
+        "from mlenv.wiring.hosted import Hosted; Tokens(Hosted(Path(sys.argv[1])).site).bootstrap()"
+    )
+    environment = {**os.environ, "MLENV_FAULT": "site.begun"}
+    died = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=False)
+    assert died.returncode == -signal.SIGKILL
+    with Hosted(tmp_path) as hosted:
+        assert hosted.site.store.principals() == []
+        secret = Tokens(hosted.site).bootstrap()
+        assert secret is not None
+        assert hosted.site.authenticate(secret).roles == {EVERYWHERE: Role.ADMINISTRATOR}
 
 
 @pytest.mark.parametrize("role", [None, *Role])

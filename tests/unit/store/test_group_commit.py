@@ -3,44 +3,44 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine
 
-from mlenv.store.alchemy import sqlite_engine, writing
 from mlenv.store.group_commit import GroupCommit
+from mlenv.store.sqlite import connect
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    found = sqlite_engine(tmp_path / "rows.db")
-    with writing(found) as connection:
-        connection.exec_driver_sql("CREATE TABLE rows (name TEXT PRIMARY KEY)")
-    yield found
-    found.dispose()
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "rows.db"
+    found.touch()
+    with closing(connect(found)) as connection:
+        connection.execute("CREATE TABLE rows (name TEXT PRIMARY KEY)")
+    return found
 
 
 class Together:
     """Has several threads write while one that came first holds the writer's place."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.begun = 0
         self.group = GroupCommit(self._writing)
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _writing(self) -> Iterator[sqlite3.Connection]:
         self.begun += 1
-        with writing(self.engine) as connection:
+        with closing(connect(self.path)) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
             yield connection
 
-    def run(self, *works: Callable[[Connection], object]) -> list[object]:
+    def run(self, *works: Callable[[sqlite3.Connection], object]) -> list[object]:
         """What each gave or raised."""
         entered, free = threading.Event(), threading.Event()
 
-        def first(connection: Connection) -> None:
+        def first(connection: sqlite3.Connection) -> None:
             entered.set()
             assert free.wait(30)
 
@@ -74,31 +74,31 @@ class Together:
         raise AssertionError("a thread did not come to write")
 
     def names(self) -> set[str]:
-        with self.engine.connect() as connection:
-            return {name for (name,) in connection.exec_driver_sql("SELECT name FROM rows")}
+        with closing(connect(self.path)) as connection:
+            return {name for (name,) in connection.execute("SELECT name FROM rows")}
 
 
-def _insert(name: str) -> Callable[[Connection], str]:
-    def work(connection: Connection) -> str:
-        connection.exec_driver_sql("INSERT INTO rows VALUES (?)", (name,))
+def _insert(name: str) -> Callable[[sqlite3.Connection], str]:
+    def work(connection: sqlite3.Connection) -> str:
+        connection.execute("INSERT INTO rows VALUES (?)", (name,))
         return name
 
     return work
 
 
-def test_what_waits_is_written_by_one_transaction(engine: Engine) -> None:
-    together = Together(engine)
+def test_what_waits_is_written_by_one_transaction(path: Path) -> None:
+    together = Together(path)
     assert together.run(*map(_insert, "abcde")) == list("abcde")
     assert together.names() == set("abcde")
     assert together.begun == 2
 
 
-def test_a_part_that_fails_takes_nothing_of_others_with_it(engine: Engine) -> None:
-    def fails(connection: Connection) -> None:
+def test_a_part_that_fails_takes_nothing_of_others_with_it(path: Path) -> None:
+    def fails(connection: sqlite3.Connection) -> None:
         _insert("lost")(connection)
         raise ValueError("no")
 
-    together = Together(engine)
+    together = Together(path)
     first, second, third, fourth = together.run(_insert("a"), fails, _insert("a"), _insert("b"))
     assert (first, fourth) == ("a", "b")
     assert isinstance(second, ValueError)
@@ -106,27 +106,25 @@ def test_a_part_that_fails_takes_nothing_of_others_with_it(engine: Engine) -> No
     assert together.names() == {"a", "b"}
 
 
-def test_a_transaction_that_the_database_ends_is_nobodys_success(engine: Engine) -> None:
-    def ends(connection: Connection) -> None:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        driver.execute("ROLLBACK")
+def test_a_transaction_that_the_database_ends_is_nobodys_success(path: Path) -> None:
+    def ends(connection: sqlite3.Connection) -> None:
+        connection.execute("ROLLBACK")
         raise OSError("the disk is full")
 
-    together = Together(engine)
+    together = Together(path)
     assert [str(each) for each in together.run(_insert("a"), ends, _insert("b"))] == ["the disk is full"] * 3
     assert together.names() == set()
 
 
-def test_a_commit_that_fails_is_everybodys_failure(engine: Engine) -> None:
+def test_a_commit_that_fails_is_everybodys_failure(path: Path) -> None:
     class Failing(Together):
         @contextmanager
-        def _writing(self) -> Iterator[Connection]:
+        def _writing(self) -> Iterator[sqlite3.Connection]:
             with super()._writing() as connection:
                 yield connection
                 if self.begun > 1:
                     raise OSError("not written")
 
-    together = Failing(engine)
+    together = Failing(path)
     assert [type(each) for each in together.run(_insert("a"), _insert("b"))] == [OSError, OSError]
     assert together.names() == set()

@@ -29,7 +29,7 @@ from mlenv.store.database import (
     StoreUnusable,
 )
 from mlenv.store.postgresql import InvalidDatabase
-from mlenv.store.server_opening import open_database
+from mlenv.store.server_opening import open_database, open_postgresql
 from mlenv.store.sql import SqlRegistry
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -39,7 +39,7 @@ SECRETS = ("correct", "battery", "hunter2")
 
 @pytest.fixture
 def database(postgres_cluster: Cluster, tmp_path: Path) -> Iterator[AlchemyDatabase]:
-    database = open_database(postgres_cluster.migrated_database(), tmp_path)
+    database = open_postgresql(postgres_cluster.migrated_database())
     yield database
     database.close()
 
@@ -109,19 +109,19 @@ def test_a_server_that_lets_nobody_in_is_told_without_the_password(
     postgres_cluster: Cluster, make: Callable[[Cluster], str], tmp_path: Path
 ) -> None:
     with pytest.raises(StoreUnreachable, match=f"127.0.0.1:{postgres_cluster.port}") as caught:
-        open_database(make(postgres_cluster), tmp_path)
+        open_postgresql(make(postgres_cluster))
     assert not [secret for secret in SECRETS if secret in str(caught.value)]
     assert caught.value.hint is not None
 
 
 def test_a_parameter_that_does_not_exist_is_told(postgres_cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(MlenvError, match="invalid connection option"):
-        open_database(no_such_parameter(postgres_cluster), tmp_path)
+        open_postgresql(no_such_parameter(postgres_cluster))
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreUnreachable, match=r"127\.0\.0\.1:1"):
-        open_database("postgresql://ada:hunter2@127.0.0.1:1/x", tmp_path)
+        open_postgresql("postgresql://ada:hunter2@127.0.0.1:1/x")
 
 
 def test_another_encoding_is_refused(postgres_cluster: Cluster, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_another_encoding_is_refused(postgres_cluster: Cluster, tmp_path: Path) 
         "CREATE DATABASE latin ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C' LOCALE_PROVIDER libc"
     )
     with pytest.raises(StoreUnusable, match="encoding is SQL_ASCII, expected UTF8"):
-        open_database(postgres_cluster.url("latin"), tmp_path)
+        open_postgresql(postgres_cluster.url("latin"))
 
 
 def test_a_database_that_may_only_be_read_is_told(database: AlchemyDatabase) -> None:
@@ -145,16 +145,11 @@ def test_tables_that_may_not_be_used_are_told(postgres_cluster: Cluster, tmp_pat
     url = postgres_cluster.migrated_database()
     postgres_cluster.execute("DROP ROLE IF EXISTS guest")
     postgres_cluster.execute("CREATE ROLE guest LOGIN PASSWORD 'hunter2'")
-    guest = open_database_as_guest(url, tmp_path)
+    guest = f"postgresql://guest:hunter2@{url.partition('@')[2]}"
     with pytest.raises(StoreUnusable, match="permission denied") as caught:
-        guest(tmp_path)
+        open_postgresql(guest)
     assert caught.value.hint is not None
     assert "own log" in caught.value.hint
-
-
-def open_database_as_guest(url: str, home: Path) -> Callable[[Path], AlchemyDatabase]:
-    address = f"postgresql://guest:hunter2@{url.partition('@')[2]}"
-    return lambda home: open_database(address, home)
 
 
 def test_who_waits_too_long_for_a_lock_is_told(database: AlchemyDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +220,7 @@ def test_a_read_sees_one_state_and_writes_nothing(database: AlchemyDatabase) -> 
 
 
 def test_a_server_that_was_started_anew_is_found_again(own_cluster: Cluster, tmp_path: Path) -> None:
-    database = open_database(own_cluster.empty_database(), tmp_path)
+    database = open_postgresql(own_cluster.empty_database())
     add(database, "a")
     own_cluster.stop("immediate")
     with pytest.raises(StoreUnreachable):
@@ -242,7 +237,7 @@ def test_a_server_that_was_started_anew_is_found_again(own_cluster: Cluster, tmp
 
 
 def test_a_server_that_stops_in_a_transaction_keeps_none_of_it(own_cluster: Cluster, tmp_path: Path) -> None:
-    database = open_database(own_cluster.empty_database(), tmp_path)
+    database = open_postgresql(own_cluster.empty_database())
     add(database, "a")
 
     def work(run: Run) -> None:
@@ -260,8 +255,8 @@ def test_a_server_that_stops_in_a_transaction_keeps_none_of_it(own_cluster: Clus
 
 def test_too_many_connections_are_told(own_cluster: Cluster, tmp_path: Path) -> None:
     url = own_cluster.empty_database()
-    open_database(url, tmp_path).close()
-    databases = [open_database(url, tmp_path) for _ in range(2)]
+    open_postgresql(url).close()
+    databases = [open_postgresql(url) for _ in range(2)]
     release, ready = threading.Event(), threading.Semaphore(0)
 
     def hold(run: Run) -> None:

@@ -1,8 +1,9 @@
 """What is got and listed is found by an index and in its order, however much there is, on SQLite and PostgreSQL."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from sqlalchemy.dialects import postgresql as dialects
 from support.postgres import Cluster
 
 from mlenv.store import tables
-from mlenv.store.alchemy import STATEMENTS, AlchemyDatabase, writing
+from mlenv.store.alchemy import AlchemyDatabase, sqlite_engine, writing
 from mlenv.store.opening import open_sqlite
-from mlenv.store.server_opening import open_database
+from mlenv.store.server_opening import open_postgresql
+from mlenv.store.server_statements import STATEMENTS, SqliteTexts
+from mlenv.store.sqlite import connect
 
 TIME = "2026-03-01T12:00:00.000000+00:00"
 ENVIRONMENTS, VERSIONS, RECORDS = 2_000, 3_000, 3_000
@@ -63,34 +66,30 @@ def fill(engine: Engine) -> None:
 
 
 @pytest.fixture(scope="module")
-def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AlchemyDatabase]:
-    home = tmp_path_factory.mktemp("plans")
-    open_sqlite(home / "mlenv.db").close()
-    database = open_database(None, home)
-    fill(database._engine)
-    yield database
-    database.close()
-    shutil.rmtree(home)
+def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    path = tmp_path_factory.mktemp("plans") / "mlenv.db"
+    open_sqlite(path).close()
+    engine = sqlite_engine(path)
+    fill(engine)
+    engine.dispose()
+    with closing(connect(path)) as connection:
+        yield connection
+    shutil.rmtree(path.parent)
 
 
 @pytest.fixture(scope="module")
 def postgresql_database(
     postgres_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AlchemyDatabase]:
-    database = open_database(postgres_cluster.migrated_database(), Path(tmp_path_factory.mktemp("unused")))
+    database = open_postgresql(postgres_cluster.migrated_database())
     fill(database._engine)
     yield database
     database.close()
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_sqlite_searches_an_index(sqlite_database: AlchemyDatabase, name: str) -> None:
-    with sqlite_database._engine.connect() as connection:
-        statement: Any = STATEMENTS[name]
-        compiled: Any = statement.compile(sqlite_database._engine)
-        values = {**compiled.params, **QUERIES[name]}
-        given = tuple(values[each] for each in compiled.positiontup or ())
-        plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", given)]
+def test_sqlite_searches_an_index(sqlite_file: sqlite3.Connection, name: str) -> None:
+    plan = [row[-1] for row in sqlite_file.execute(f"EXPLAIN QUERY PLAN {SqliteTexts()[name]}", QUERIES[name])]
     steps = [step for step in plan if not step.startswith("CORRELATED")]
     assert steps
     assert [step for step in steps if not step.startswith("SEARCH ")] == []

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from support.postgres import Cluster
 
 from mlenv.core.audit import AuditRecord, Author, find_breaks, find_faults
@@ -19,10 +19,10 @@ from mlenv.core.platform import Platform
 from mlenv.core.reference import EnvironmentName, LabelName, VersionName
 from mlenv.core.scope import ScopeKey
 from mlenv.core.spec import Spec
-from mlenv.store.alchemy import AlchemyDatabase, writing
 from mlenv.store.audit import NoAuthor
-from mlenv.store.database import UnstorableValue
+from mlenv.store.database import Database, UnstorableValue
 from mlenv.store.opening import open_sqlite
+from mlenv.store.postgresql import parse_url
 from mlenv.store.server_opening import open_database
 from mlenv.store.sql import SqlRegistry
 from mlenv.store.sql_site import SqlSite
@@ -40,7 +40,7 @@ EACH = 6
 class Rows:
     """A database, how it is opened again, and how it is tampered with."""
 
-    database: AlchemyDatabase
+    database: Database
     url: str
     home: Path
 
@@ -51,8 +51,10 @@ class Rows:
         return SqlSite(self.database).audit(None if scope is None else ScopeKey(scope), limit=10_000)
 
     def execute(self, statement: str) -> None:
-        with writing(self.database._engine) as connection:
+        engine = create_engine(parse_url(self.url) if self.url.startswith("postgresql") else self.url)
+        with engine.begin() as connection:
             connection.execute(text(statement))
+        engine.dispose()
 
 
 @pytest.fixture(scope="module")

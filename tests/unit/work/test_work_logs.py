@@ -9,6 +9,7 @@ import pytest
 from mlenv.core.digest import Digest
 from mlenv.errors import InvalidInput
 from mlenv.store.oci import OciLayout
+from mlenv.work.jobs import _Output
 from mlenv.work.logs import LogNotFound, Logs
 from mlenv.work.worker import secrets_of
 
@@ -118,3 +119,50 @@ def test_an_ended_log_is_a_blob_with_the_same_bytes(logs: Logs) -> None:
 def test_ids_that_are_no_names_of_files_are_refused(logs: Logs, id: str) -> None:
     with pytest.raises(InvalidInput):
         logs.path(id)
+
+
+def test_a_log_that_reaches_its_limit_says_where_it_is_cut(logs: Logs) -> None:
+    writer = logs.writer("a", limit=200)
+    writer.line("attempt 1 begins")
+    for number in range(100):
+        writer.output(f"line {number}\nhalf a ".encode())
+        writer.output(b"line\n")
+    writer.line("succeeded")
+    writer.close()
+    begun, *output, cut, end = _texts(logs)
+    assert begun == b"attempt 1 begins"
+    whole = [each for number in range(100) for each in (b"line %d" % number, b"half a line")]
+    assert len(output) > 3
+    assert output[:-1] == whole[: len(output) - 1]
+    assert whole[len(output) - 1].startswith(output[-1])
+    assert b"the log is cut here" in cut
+    assert b"200 bytes" in cut
+    assert end == b"succeeded"
+    again = logs.writer("a", limit=200)
+    again.line("attempt 2 begins")
+    again.output(b"more\nand more")
+    again.close()
+    assert _texts(logs)[-2] == b"attempt 2 begins"
+    assert b"the log is cut here" in _texts(logs)[-1]
+
+
+def test_a_line_that_is_longer_than_the_limit_is_cut_within(logs: Logs) -> None:
+    writer = logs.writer("a", limit=100_000)
+    for _ in range(40):
+        writer.output(b"x" * 10_000)
+    writer.close()
+    line, cut = _texts(logs)
+    assert set(line) == {ord("x")}
+    assert logs.size("a") <= 100_000 + 200
+    assert b"100000 bytes" in cut
+
+
+def test_the_log_of_a_job_has_a_limit_too(tmp_path: Path) -> None:
+    output = _Output(tmp_path / "job.log", 20)
+    for _ in range(10):
+        output.write(b"0123456789\n")
+    output.say("error: it failed")
+    output.close()
+    first, second, cut, said, rest = (tmp_path / "job.log").read_text().split("\n")
+    assert (first, second, said, rest) == ("0123456789", "012345678", "mlenv: error: it failed", "")
+    assert "the log is cut here" in cut

@@ -102,7 +102,7 @@ def _is_whole(spec: Spec) -> bool:
     """Whether all of a spec can be said in the dialect, so that reading it again gives the same spec."""
     if spec.requirements is not None or spec.pylock is not None or spec.platforms or spec.allow_source:
         return False
-    if spec.prereleases or (spec.build is not None and not _URL.match(spec.build.path)):
+    if spec.prereleases or (spec.build is not None and (spec.build.digest or not _URL.match(spec.build.path))):
         return False
     if spec.conda is None:
         return spec.sources == PUBLIC and not (spec.python or spec.environment_variables or spec.constraints)

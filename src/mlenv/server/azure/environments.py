@@ -1,6 +1,6 @@
 """Environments of workspaces, in Azure's dialect."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
@@ -11,37 +11,18 @@ from mlenv.core.scope import ScopeKind
 from mlenv.server.azure import environment_calls as calls
 from mlenv.server.azure.addresses import WORKSPACE, azure_router
 from mlenv.server.azure.bodies import ContainerBody, PublishBody, VersionBody
-from mlenv.server.azure.door import azure_opened, open_as_caller
+from mlenv.server.azure.door import open_as_caller
 from mlenv.server.azure.environment_documents import environment_document, version_document
+from mlenv.server.azure.environment_routes import Reading, Writing, add_environment_routes
 from mlenv.server.azure.storage import uploaded
 from mlenv.server.door import site_of
-from mlenv.service.services import Services
 from mlenv.service.sharing import share
 
 router = azure_router()
+add_environment_routes(router, f"{WORKSPACE}/environments")
 
-Reading = Annotated[Services, azure_opened(Operation.ENVIRONMENT_READ)]
-Writing = Annotated[Services, azure_opened(Operation.ENVIRONMENT_WRITE)]
 ENVIRONMENT = f"{WORKSPACE}/environments/{{name}}"
 VERSION = f"{ENVIRONMENT}/versions/{{version}}"
-
-
-@router.get(f"{WORKSPACE}/environments")
-def list_environments(
-    request: Request,
-    services: Reading,
-    view: calls.ViewQuery = None,
-    top: calls.TopQuery = None,
-    token: calls.TokenQuery = None,
-) -> dict[str, Any]:
-    """A page of environments."""
-    return calls.list_environments(request, services, view, top, token)
-
-
-@router.get(ENVIRONMENT)
-def get_environment(request: Request, services: Reading, name: str) -> dict[str, Any]:
-    """One environment."""
-    return environment_document(calls.get_environment(services, name), calls.address_of(request, services))
 
 
 @router.put(ENVIRONMENT)
@@ -49,32 +30,6 @@ def put_environment(request: Request, services: Writing, name: str, body: Contai
     """Archive or restore an environment with all its versions."""
     found = calls.set_archived(services, name, bool(body.properties.is_archived))
     return environment_document(found, calls.address_of(request, services))
-
-
-@router.delete(ENVIRONMENT)
-def delete_environment(services: Writing, name: str) -> Response:
-    """Refused: what was registered is kept."""
-    raise calls.VersionsAreKept(f"environment {calls.get_environment(services, name).name}")
-
-
-@router.get(f"{ENVIRONMENT}/versions")
-def list_versions(
-    request: Request,
-    services: Reading,
-    name: str,
-    view: calls.ViewQuery = None,
-    order: calls.OrderQuery = None,
-    top: calls.TopQuery = None,
-    token: calls.TokenQuery = None,
-) -> dict[str, Any]:
-    """A page of versions."""
-    return calls.list_versions(request, services, name, view, order, top, token)
-
-
-@router.get(VERSION)
-def get_version(request: Request, services: Reading, name: str, version: str) -> dict[str, Any]:
-    """One version."""
-    return version_document(calls.get_version(services, name, version), calls.address_of(request, services))
 
 
 @router.put(VERSION)
@@ -86,12 +41,6 @@ def put_version(request: Request, services: Writing, name: str, version: str, bo
         services.files.seal(*place)
     document = version_document(created.version, calls.address_of(request, services))
     return JSONResponse(document, 201 if created.new else 200)
-
-
-@router.delete(VERSION)
-def delete_version(services: Writing, name: str, version: str) -> Response:
-    """Refused: what was registered is kept."""
-    raise calls.VersionsAreKept(f"environment {calls.get_version(services, name, version)}")
 
 
 @router.post(f"{VERSION}/publish")

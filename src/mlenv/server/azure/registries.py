@@ -24,7 +24,8 @@ from mlenv.server.azure import environment_calls as calls
 from mlenv.server.azure.addresses import REGISTRY, azure_router, base_of
 from mlenv.server.azure.bodies import ContainerBody, ImportBody, TemporaryDataBody, VersionBody
 from mlenv.server.azure.door import azure_opened, open_as_caller, open_at
-from mlenv.server.azure.environment_documents import environment_document, version_document
+from mlenv.server.azure.environment_documents import environment_document
+from mlenv.server.azure.environment_routes import Writing, add_environment_routes
 from mlenv.server.azure.storage import is_lasting, new_container, reference_to, uploaded
 from mlenv.server.door import site_of
 from mlenv.service.services import Services
@@ -32,9 +33,8 @@ from mlenv.service.sharing import share
 from mlenv.service.site import ScopeNotFound
 
 router = azure_router()
+add_environment_routes(router, f"{REGISTRY}/environments")
 
-Reading = Annotated[Services, azure_opened(Operation.ENVIRONMENT_READ)]
-Writing = Annotated[Services, azure_opened(Operation.ENVIRONMENT_WRITE)]
 ENVIRONMENT = f"{REGISTRY}/environments/{{name}}"
 VERSION = f"{ENVIRONMENT}/versions/{{version}}"
 _SOURCE: Final = re.compile(
@@ -69,55 +69,11 @@ def discover(request: Request, services: Annotated[Services, azure_opened(Operat
     }
 
 
-@router.get(f"{REGISTRY}/environments")
-def list_environments(
-    request: Request,
-    services: Reading,
-    view: calls.ViewQuery = None,
-    top: calls.TopQuery = None,
-    token: calls.TokenQuery = None,
-) -> dict[str, Any]:
-    """A page of environments."""
-    return calls.list_environments(request, services, view, top, token)
-
-
-@router.get(ENVIRONMENT)
-def get_environment(request: Request, services: Reading, name: str) -> dict[str, Any]:
-    """One environment."""
-    return environment_document(calls.get_environment(services, name), calls.address_of(request, services))
-
-
 @router.put(ENVIRONMENT)
 def put_environment(request: Request, services: Writing, name: str, body: ContainerBody) -> Response:
     """Archive or restore an environment with all its versions. All clients take 201, and only the newest others."""
     found = calls.set_archived(services, name, bool(body.properties.is_archived))
     return JSONResponse(environment_document(found, calls.address_of(request, services)), 201)
-
-
-@router.delete(ENVIRONMENT)
-def delete_environment(services: Writing, name: str) -> Response:
-    """Refused: what was registered is kept."""
-    raise calls.VersionsAreKept(f"environment {calls.get_environment(services, name).name}")
-
-
-@router.get(f"{ENVIRONMENT}/versions")
-def list_versions(
-    request: Request,
-    services: Reading,
-    name: str,
-    view: calls.ViewQuery = None,
-    order: calls.OrderQuery = None,
-    top: calls.TopQuery = None,
-    token: calls.TokenQuery = None,
-) -> dict[str, Any]:
-    """A page of versions."""
-    return calls.list_versions(request, services, name, view, order, top, token)
-
-
-@router.get(VERSION)
-def get_version(request: Request, services: Reading, name: str, version: str) -> dict[str, Any]:
-    """One version. It is where the client finds its registration done, too."""
-    return version_document(calls.get_version(services, name, version), calls.address_of(request, services))
 
 
 @router.put(VERSION)
@@ -144,12 +100,6 @@ def _settled(request: Request, services: Services) -> Callable[[Spec], Spec]:
         return replace(spec, build=replace(spec.build, path=f"{base_of(request)}/blobs/{target}/{path}"))
 
     return settle
-
-
-@router.delete(VERSION)
-def delete_version(services: Writing, name: str, version: str) -> Response:
-    """Refused: what was registered is kept."""
-    raise calls.VersionsAreKept(f"environment {calls.get_version(services, name, version)}")
 
 
 @router.put(f"{REGISTRY}/tempdatarefs/{{name}}/versions/{{version}}")

@@ -1,13 +1,11 @@
 """Builds: ask for one, look at it, cancel it, read and follow its log."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from fastapi import Header, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
 
 from mlenv.api.wire import encode
 from mlenv.api.wire_builds import BuildBody
@@ -17,23 +15,17 @@ from mlenv.core.platform import Platform
 from mlenv.core.records import BuildRecord, BuildStatus
 from mlenv.core.reference import EnvironmentName, VersionName
 from mlenv.server.door import opened
-from mlenv.server.following import stream
 from mlenv.server.routes.bodies import Received, answer, answers, body_of, documented
 from mlenv.server.routes.conditional import IdempotencyKey, IfNoneMatch, once, tagged, without
 from mlenv.server.routes.environments import reference_of
+from mlenv.server.routes.log_answers import RESPONSES, AcceptHeader, LastEventHeader, RangeHeader, log_answer
 from mlenv.server.routes.paging import DEFAULT, CursorQuery, InvalidCursor, LimitQuery, page
 from mlenv.server.routes.scoped import EnvironmentPath, VersionPath, scoped, under_both
-from mlenv.service.builds import Builds
 from mlenv.service.services import Services
 
 _inner = scoped()
 
 _OF_VERSION: Final = "/environments/{name}/versions/{version}/builds"
-_EVENTS: Final = "text/event-stream"
-_CHUNK: Final = 1 << 20
-_RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-_TEXT: Final[dict[str, Any]] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-_LOG: Final[dict[str, Any]] = {"content": {**_TEXT["content"], _EVENTS: {"schema": {"type": "string"}}}}
 
 IdPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64, description="A build's id.")]
 StatusQuery = Annotated[BuildStatus | None, Query(description="Only those that stand so.")]
@@ -115,74 +107,28 @@ def cancel_build(id: IdPath, services: Writing) -> Response:
     return answer(build_document(services.builds.cancel(id)))
 
 
-@_inner.get(
-    "/builds/{id}/logs",
-    response_class=Response,
-    responses={
-        200: {"description": "The log so far; as events, all of it, as it is written", **_LOG},
-        206: {"description": "The part that was asked for", **_TEXT},
-        416: {"description": "The log has not come that far", **_TEXT},
-    },
-)
+@_inner.get("/builds/{id}/logs", response_class=Response, responses=RESPONSES)
 async def read_log(
     request: Request,
     id: IdPath,
     services: Reading,
-    range: Annotated[
-        str | None, Header(alias="Range", max_length=1024, description="A part of it (RFC 9110, section 14).")
-    ] = None,
-    accept: Annotated[str | None, Header(max_length=1024, description=f"`{_EVENTS}` to follow it.")] = None,
-    last_event_id: Annotated[
-        str | None, Header(max_length=64, description="The id of the last event that came: go on after it.")
-    ] = None,
+    range: RangeHeader = None,
+    accept: AcceptHeader = None,
+    last_event_id: LastEventHeader = None,
 ) -> Response:
     """A build's log: its bytes so far, or a part of them; or events as it is written, until one of the type `end`."""
     builds = services.builds
     state = await run_in_threadpool(builds.log_state, id)
-    if accept is not None and _EVENTS in accept:
-        start = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
-        key = f"build/{services.scope.key}/{id}"
-        return stream(
-            request,
-            key,
-            lambda: builds.log_state(id),
-            lambda begin, limit: builds.log(id, start=begin, limit=limit),
-            start=min(start, state.size),
-        )
-    headers = {"Accept-Ranges": "bytes", "Cache-Control": "no-cache", "Vary": "Accept"}
-    first, end = 0, state.size
-    status = 200
-    if (asked := _range(range, state.size)) is not None:
-        first, end = asked
-        if first >= end:
-            return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{state.size}"})
-        status = 206
-        headers["Content-Range"] = f"bytes {first}-{end - 1}/{state.size}"
-    headers["Content-Length"] = str(end - first)
-    content = _bytes(builds, id, first, end)
-    return StreamingResponse(content, status, headers, media_type="text/plain; charset=utf-8")
-
-
-def _range(header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and end of a single range; None if none is asked for, or one that is to be passed over."""
-    match = _RANGE.fullmatch(header.strip()) if header is not None else None
-    if match is None or match[0] == "bytes=-":
-        return None
-    if not match[1]:
-        return max(0, size - int(match[2])), size
-    first = int(match[1])
-    if match[2] and int(match[2]) < first:
-        return None
-    return first, min(size, int(match[2]) + 1) if match[2] else size
-
-
-def _bytes(builds: Builds, id: str, first: int, end: int) -> Iterator[bytes]:
-    while first < end:
-        chunk = builds.log(id, start=first, limit=min(_CHUNK, end - first))
-        if not chunk:
-            return
-        first += len(chunk)
-        yield chunk
+    return log_answer(
+        request,
+        f"build/{services.scope.key}/{id}",
+        state,
+        lambda: builds.log_state(id),
+        lambda start, limit: builds.log(id, start=start, limit=limit),
+        range=range,
+        accept=accept,
+        last_event_id=last_event_id,
+    )
 
 
 def _page(

@@ -6,7 +6,7 @@ from fastapi import Query, Request, Response
 
 from mlenv.api import wire
 from mlenv.core.access import Operation
-from mlenv.core.environment import EnvironmentVersion, View
+from mlenv.core.environment import Environment, EnvironmentVersion, View
 from mlenv.core.reference import Reference, parse_name, parse_version
 from mlenv.core.refusals import VersionNotFound
 from mlenv.server.door import opened
@@ -103,12 +103,13 @@ def change_environment(
     if_match: IfMatch = None,
 ) -> Response:
     """Archive or restore an environment with all its versions."""
-    reference = reference_of(name)
-    if if_match is not None:
-        seen = services.environments.environment(reference)
-        require_match(if_match, tag_of(wire.environment_document(seen)))
-    services.environments.set_archived(reference, change.value.archived)
-    return tagged(wire.environment_document(services.environments.environment(reference)))
+    changed = services.environments.set_archived(
+        reference_of(name),
+        change.value.archived,
+        check=lambda seen: require_match(if_match, tag_of(wire.environment_document(seen))),
+    )
+    assert isinstance(changed, Environment)
+    return tagged(wire.environment_document(changed))
 
 
 @_inner.get("/environments/{name}/versions", responses=answers(wire.VersionPage, "One page"))

@@ -14,7 +14,7 @@ from mlenv.core.platform import Platform
 from mlenv.core.progress import Silent
 from mlenv.server.door import opened
 from mlenv.server.routes.bodies import Received, body_of, documented, text_body
-from mlenv.server.routes.conditional import IfNoneMatch, matches
+from mlenv.server.routes.conditional import UNCHANGED, IfNoneMatch, matches
 from mlenv.server.routes.environments import reference_of
 from mlenv.server.routes.scoped import EnvironmentPath, VersionPath, scoped, under_both
 from mlenv.service.services import Services
@@ -34,7 +34,9 @@ Writing = Annotated[Services, opened(Operation.LOCK_WRITE)]
 
 
 @_inner.get(
-    _PATH, response_class=Response, responses={200: {"description": "The text of its `pylock.toml`", **_CONTENT}}
+    _PATH,
+    response_class=Response,
+    responses={200: {"description": "The text of its `pylock.toml`", **_CONTENT}, **UNCHANGED},
 )
 def show_lock(
     name: EnvironmentPath,

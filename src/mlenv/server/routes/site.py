@@ -1,6 +1,7 @@
 """The native routes of the site as a whole: namespaces, who asks, tokens, principals, roles."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -17,6 +18,8 @@ from mlenv.api.wire_site import (
     ScopeAnswer,
     ScopeBody,
     ScopePage,
+    SettingsAnswer,
+    SettingsBody,
     TokenBody,
     TokenPage,
     WhoAnswer,
@@ -53,6 +56,7 @@ MaySeeRoles = Annotated[Caller, known(Operation.GRANT_READ)]
 MayGiveRoles = Annotated[Caller, known(Operation.GRANT_WRITE)]
 Asking = Annotated[Caller, Depends(caller_of)]
 ToSee = Annotated[Services, opened(Operation.SCOPE_READ)]
+ToSet = Annotated[Services, opened(Operation.SCOPE_WRITE)]
 ToSeeRoles = Annotated[Services, opened(Operation.GRANT_READ)]
 ToGiveRoles = Annotated[Services, opened(Operation.GRANT_WRITE)]
 
@@ -112,6 +116,27 @@ def create_registry(
 def show_scope(services: ToSee) -> Response:
     """Show a workspace or registry."""
     return answer(scope_document(services.scope))
+
+
+@_inner.get("/settings", responses=answers(SettingsAnswer, "What is set"))
+def show_settings(request: Request, services: ToSee, caller: Asking) -> Response:
+    """Show what is set for a workspace or registry."""
+    scope = services.scope
+    return answer(asdict(Administration(site_of(request)).settings(caller, scope.kind, scope.name)))
+
+
+@_inner.put(
+    "/settings", responses=answers(SettingsAnswer, "What is set from now on"), openapi_extra=documented(SettingsBody)
+)
+def set_settings(
+    request: Request,
+    services: ToSet,
+    caller: Asking,
+    body: Annotated[Received[SettingsBody], body_of(SettingsBody)],
+) -> Response:
+    """Set all that can be set for a workspace or registry."""
+    scope, administration = services.scope, Administration(site_of(request))
+    return answer(asdict(administration.set_settings(caller, scope.kind, scope.name, body.value.to_core())))
 
 
 def _scopes(request: Request, caller: Caller, kind: ScopeKind, limit: int, cursor: str | None) -> Response:

@@ -1,0 +1,55 @@
+"""A server to be measured, in processes of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Seconds that a server may take to start, and to end.
+_TIMEOUT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Where a server is, and its administrator's token."""
+
+    url: str
+    token: str
+
+
+@contextmanager
+def serving(home: Path, *flags: str, database: str | None = None) -> Iterator[Served]:
+    """
+    A server over a new store; it is stopped when the context ends.
+
+    Args:
+        flags: More of `mlenv server start`.
+        database: An empty PostgreSQL database; None for SQLite.
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
+    environment |= {"MLENV_HOME": str(home)} | ({"MLENV_DATABASE": database} if database else {})
+    log = home.with_name("server.log")
+    command = [sys.executable, "-m", "mlenv", "server", "start", "--port", "0", *flags]
+    with log.open("wb") as err:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=err)
+        try:
+            assert process.stdout is not None
+            token = process.stdout.readline().decode().strip()
+            yield Served(_address(process, log), token)
+        finally:
+            process.terminate()
+            process.wait(_TIMEOUT)
+
+
+def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    deadline = time.monotonic() + _TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text(errors="replace").splitlines():
+            if line.startswith("serving at "):
+                return line.removeprefix("serving at ").strip()
+        time.sleep(0.05)
+    raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")

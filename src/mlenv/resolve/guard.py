@@ -1,0 +1,119 @@
+"""
+Where a site's machines download from: listed hosts, and whatever is on the public Internet, over https.
+
+An address that a client chose must not lead to what only the machine itself can reach (server-side request forgery).
+So the address that a connection really has is looked at, when it is there and before anything is sent: what a name
+meant a moment before does not count, and a redirect is a connection like any other.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from http.client import HTTPConnection, HTTPSConnection
+from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import HTTPHandler, Request
+
+from mlenv.core.site_policy import AddressNotListed, SitePolicy
+from mlenv.resolve.certificates import LazyHTTPSHandler
+
+_PORTS: Final = {"http": 80, "https": 443}
+#: IPv6 addresses that hold one of IPv4 at their end (RFC 6052, section 2.1).
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class Guard:
+    """
+    Says which connections may be made.
+
+    Args:
+        policy: What is listed. Files of an index are where its pages are, or on another host.
+        own: The address of the machine's own index, or None.
+    """
+
+    def __init__(self, policy: SitePolicy, own: str | None) -> None:
+        self._origins = {_origin(each) for each in (*policy.indexes, *([own] if own else []))}
+        self._policy = policy
+
+    def check(self, url: str) -> bool:
+        """
+        See whether something may be fetched from an address.
+
+        Returns:
+            Whether it is listed; otherwise it is to be on the public Internet, as `connecting` sees.
+
+        Raises:
+            AddressNotListed: It is not listed, and not https.
+        """
+        scheme = urlsplit(url).scheme
+        if scheme in _PORTS and _origin(url) in self._origins:
+            return True
+        if scheme == "https":
+            return False
+        if self._policy.lists(url):
+            return True
+        raise AddressNotListed(url, "what is not listed must be reached by https")
+
+    def connecting(self, request: Request, kind: Callable[..., HTTPConnection]) -> Callable[..., HTTPConnection]:
+        """What makes the connection of a request, of a kind. Raises as `check`."""
+        url = request.full_url
+        # A proxy looks after itself: whose address a name has there can't be told here.
+        if self.check(url) or request.has_proxy():
+            return kind
+
+        def create(*arguments: Any, **more: Any) -> socket.socket:
+            made = socket.create_connection(*arguments, **more)
+            peer = made.getpeername()[0]
+            if not _is_public(peer):
+                made.close()
+                raise AddressNotListed(url, "it is not on the public Internet, and not listed")
+            return made
+
+        def connection(host: str, **arguments: Any) -> HTTPConnection:
+            found = kind(host, **arguments)
+            # NOTE: by this `http.client` connects, before TLS begins. There is no public way to say it.
+            found._create_connection = create  # type: ignore[attr-defined]
+            return found
+
+        return connection
+
+
+class GuardedHTTPHandler(HTTPHandler):
+    """An HTTP handler that asks a guard, at each hop."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def http_open(self, req: Request) -> Any:
+        """Called by `urllib` for an `http:` request."""
+        return self.do_open(self._guard.connecting(req, HTTPConnection), req)
+
+
+class GuardedHTTPSHandler(LazyHTTPSHandler):
+    """The same for HTTPS."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def https_open(self, req: Request) -> Any:
+        """Called by `urllib` for an `https:` request."""
+        return self.do_open(self._guard.connecting(req, HTTPSConnection), req, context=self._trusting)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of an address; of one that can't be read, what no other has."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return url, None, None
+
+
+def _is_public(address: str) -> bool:
+    found: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        translated = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None
+        found = found.ipv4_mapped or found.sixtofour or translated or found
+    return found.is_global and not found.is_multicast

@@ -1,0 +1,31 @@
+"""Every statement that a server makes, by name, and its text for SQLite."""
+
+from typing import Final
+
+from mlenv.store import (
+    statements,
+    statements_assets,
+    statements_builds,
+    statements_collecting,
+    statements_files,
+    statements_repositories,
+    statements_site,
+)
+
+STATEMENTS: Final = {
+    **statements.STATEMENTS,
+    **statements_site.STATEMENTS,
+    **statements_builds.STATEMENTS,
+    **statements_assets.STATEMENTS,
+    **statements_files.STATEMENTS,
+    **statements_repositories.STATEMENTS,
+    **statements_collecting.STATEMENTS,
+}
+
+
+class SqliteTexts(dict[str, str]):
+    """The statements' text by name, each made when it is first needed."""
+
+    def __missing__(self, name: str) -> str:
+        text = self[name] = statements.sqlite_text(STATEMENTS[name])
+        return text
