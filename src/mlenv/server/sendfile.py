@@ -39,19 +39,22 @@ async def read_part(descriptor: int, offset: int, count: int) -> bytes:
     Raises:
         OSError: The file is shorter.
     """
-    chunk = b""
-    if _NOWAIT:
-        buffer = bytearray(count)
-        try:
-            chunk = bytes(memoryview(buffer)[: os.preadv(descriptor, [buffer], offset, _NOWAIT)])
-        except OSError:
-            # It is not in memory (EAGAIN), or this file system can't tell (EOPNOTSUPP).
-            chunk = b""
-    if not chunk:
+    if _in_memory(descriptor, offset + count - 1):
+        chunk = os.pread(descriptor, count, offset)
+    else:
         chunk = await asyncio.get_running_loop().run_in_executor(None, os.pread, descriptor, count, offset)
     if not chunk:
         raise OSError("the file has become shorter")
     return chunk
+
+
+def _in_memory(descriptor: int, offset: int) -> bool:
+    """Whether the system has a byte of a file at hand; what stands before it was read with it."""
+    try:
+        return bool(_NOWAIT and os.preadv(descriptor, [bytearray(1)], offset, _NOWAIT))
+    except OSError:
+        # It has not (EAGAIN), or this file system can't tell (EOPNOTSUPP).
+        return False
 
 
 _NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)

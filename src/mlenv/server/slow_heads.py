@@ -21,7 +21,7 @@ HEAD_TIMEOUT: Final = 20.0
 _PIECE: Final = 8 << 20
 PIECE_TIMEOUT: Final = 600.0
 #: Bytes that are read and encrypted at once where the kernel can't.
-_CHUNK: Final = 1 << 18
+_CHUNK: Final = 1 << 16
 
 
 class PatientH11(H11Protocol):
@@ -104,8 +104,9 @@ class PatientH11(H11Protocol):
         while offset < end:
             # Others have their turn, and so has the news that the client is gone.
             await asyncio.sleep(0)
-            async with asyncio.timeout(PIECE_TIMEOUT):
-                await self.flow.drain()
+            if self.flow.write_paused:
+                async with asyncio.timeout(PIECE_TIMEOUT):
+                    await self.flow.drain()
             if cycle.disconnected or self.transport.is_closing():
                 raise ConnectionAbortedError
             chunk = await read_part(file, offset, min(_CHUNK, end - offset))
