@@ -8,8 +8,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_OPTIONS ?=
-# Tests that share something costly are of one group, and run in one process.
-PYTEST := $(BIN)/pytest --numprocesses auto --dist loadgroup
+# The tests of a file share what is costly to start, and run in one process.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile
 
 .PHONY: dev lint format test quick docs benchmark clean
 

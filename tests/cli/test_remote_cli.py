@@ -198,9 +198,10 @@ def test_image_is_the_same_as_one_made_here(building: World) -> None:
     assert exported.returncode == 0, exported.stderr
     building.ok("--embedded", "base", "import", "oci:base", "--name", BASE)
     building.ok("--embedded", "environment", "create", "-f", "same.yml")
-    here = building.ok("--embedded", "environment", "build", "same")
+    here = building.ok("--embedded", "environment", "build", "same", "--compression", "gzip")
     assert (here["image"], here["lock"], here["size"]) == (there["image"], there["lock"], there["size"])
-    building.ok("--embedded", "environment", "export", "same", "--to", "oci-archive:here.tar")
+    target = ("--to", "oci-archive:here.tar", "--compression", "gzip")
+    building.ok("--embedded", "environment", "export", "same", *target)
     assert (building.directory / "here.tar").read_bytes() == (building.directory / "there.tar").read_bytes()
 
 

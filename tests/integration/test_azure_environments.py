@@ -10,7 +10,7 @@ import pytest
 from support.azure import NEWEST, OLDEST, AzureError, Client, azure_client
 from support.server import Server, run_server
 
-pytestmark = [pytest.mark.online, pytest.mark.xdist_group("azure")]
+pytestmark = pytest.mark.online
 
 _WORKSPACE = (
     "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/local"

@@ -6,7 +6,7 @@ import pytest
 from support.azure import NEWEST, OLDEST, AzureError, Client, azure_client
 from support.server import Server, run_server
 
-pytestmark = [pytest.mark.online, pytest.mark.xdist_group("azure")]
+pytestmark = pytest.mark.online
 
 _LOGIN = """
     import msal

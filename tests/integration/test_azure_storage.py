@@ -21,7 +21,7 @@ from support.server import Server, run_server, wait_until
 
 from mlenv.server.azure.signatures import sign, signing_key
 
-pytestmark = [pytest.mark.online, pytest.mark.xdist_group("azure")]
+pytestmark = pytest.mark.online
 
 _WORKSPACE = (
     "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/local"

@@ -85,7 +85,7 @@ def test_eight_who_ask_at_once_get_one_build(either_site: BuildSite) -> None:
     start = threading.Barrier(8)
 
     def ask(_: int) -> str:
-        with Hosted(site.hosted.home, address(site.url)) as hosted:
+        with Hosted(site.hosted.home, address(site.url), site.hosted.policy) as hosted:
             builds = services_of(hosted).builds
             start.wait()
             return builds.request(version, AMD64).id

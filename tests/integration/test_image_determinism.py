@@ -21,7 +21,7 @@ from mlenv.core.python_version import minor_of
 from mlenv.run.pythons import Pythons
 
 #: One worker makes the world once for all of these tests.
-pytestmark = [pytest.mark.online, pytest.mark.xdist_group("image_determinism")]
+pytestmark = pytest.mark.online
 _REPOSITORY = Path(__file__).parents[2]
 _COMPRESSIONS = ("zstd", "gzip")
 

@@ -13,7 +13,7 @@ from support.index import PackageIndex
 from support.world import World
 
 #: One worker builds the image once for all of these tests.
-pytestmark = [pytest.mark.online, pytest.mark.container, pytest.mark.xdist_group("image_inside")]
+pytestmark = [pytest.mark.online, pytest.mark.container]
 _BASE = "example.org/bookworm:1"
 _CONDA = """\
 dependencies:

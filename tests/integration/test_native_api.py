@@ -301,7 +301,7 @@ def test_nobody_replaces_what_somebody_else_told_of_a_use(api: InProcess, client
     grant = client.put("/api/v1/workspaces/default/grants/eve", json={"role": "reader"})
     assert grant.status_code == 200, grant.text
     eve = api.headers(client.post("/api/v1/tokens", json={"name": "eve", "owner": "eve"}).json()["secret"])
-    use = {"id": "mine", "version": "1", "kind": "run", "engine": "local", "lock": "sha256:" + "0" * 64}
+    use: dict[str, Any] = {"id": "mine", "version": "1", "kind": "run", "engine": "local", "lock": "sha256:" + "0" * 64}
     use |= {"command": ["python"], "user": "me", "host": "here", "started_at": "2026-01-02T03:04:05Z"}
     assert client.post(address, json=use).status_code == 200
     forged = use | {"command": ["rm"], "exit_code": 1}

@@ -12,7 +12,7 @@ from support.oci_client import Repository
 from support.server import Server, run_server
 from support.world import World, make_world
 
-pytestmark = [pytest.mark.container, pytest.mark.xdist_group("oci_interop")]
+pytestmark = pytest.mark.container
 
 _BASE = "example.org/bookworm:1"
 

@@ -19,6 +19,7 @@ from mlenv.core.platform import Platform
 from mlenv.core.progress import Silent
 from mlenv.core.records import BuildRecord
 from mlenv.core.scope import DEFAULT_WORKSPACE, ScopeKey
+from mlenv.core.site_policy import SitePolicy
 from mlenv.service.builds import Builds
 from mlenv.service.tokens import Tokens
 from mlenv.wiring.hosted import Hosted, InScope
@@ -127,7 +128,7 @@ def make_site(tmp_path: Path, url: str | None) -> Iterator[BuildSite]:
     """A site. Its worker processes are killed when the context ends."""
     with ExitStack() as stack:
         world = stack.enter_context(make_world(tmp_path))
-        hosted = stack.enter_context(Hosted(world.home, address(url)))
+        hosted = stack.enter_context(Hosted(world.home, address(url), SitePolicy(indexes=addresses())))
         Tokens(hosted.site).bootstrap()
         site = BuildSite(world, hosted, url, Gate())
         site.services.bases.import_(f"oci:{world.directory / 'base'}", BASE, progress=Silent())
