@@ -156,7 +156,7 @@ def _doctor(world: World, **variables: str) -> tuple[int, dict[str, dict[str, st
 def test_doctor_says_what_is_missing_and_what_to_do(world: World, tmp_path: Path) -> None:
     status, found = _doctor(world, PATH=str(tmp_path))
     assert status == 0, "what is missing stops some of what mlenv does, not all"
-    assert list(found) == ["store", "Python", "uv", "package index", "containers", "base images"]
+    assert list(found) == ["store", "Python", "uv", "package index", "containers", "Dockerfiles", "base images"]
     states = {topic: each["state"] for topic, each in found.items()}
     assert states == {
         "store": "good",
@@ -164,6 +164,7 @@ def test_doctor_says_what_is_missing_and_what_to_do(world: World, tmp_path: Path
         "uv": "good",
         "package index": "missing",
         "containers": "missing",
+        "Dockerfiles": "missing",
         "base images": "missing",
     }
     assert str(found["uv"]["found"]).startswith("uv ")

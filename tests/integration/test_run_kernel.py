@@ -44,7 +44,9 @@ def test_a_client_starts_runs_and_interrupts_it(tmp_path: Path, monkeypatch: pyt
     manager, client = start_new_kernel(kernel_name=installed.name, startup_timeout=60)
     try:
         assert _output(client, "print(1 + 1)") == "2\n"
-        waiting = "import time\nprint('begun', flush=True)\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    print('once')"
+        # Text that is written at once is sent at once; `print` writes a line and its end.
+        told = "import sys, time\nsys.stdout.write('begun\\n')\nsys.stdout.flush()\ntry:\n    time.sleep(600)\n"
+        waiting = told + "except KeyboardInterrupt:\n    sys.stdout.write('once\\n')"
         message = client.execute(waiting)
         assert client.get_iopub_msg(timeout=60)
         while (seen := client.get_iopub_msg(timeout=60))["content"].get("text") != "begun\n":
