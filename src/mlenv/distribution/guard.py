@@ -5,13 +5,13 @@ The address that a connection really has is looked at, before anything is sent: 
 not count, and a redirect is a connection like any other.
 """
 
-import ipaddress
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
 
 import httpcore
 
+from mlenv.core.public_address import is_public
 from mlenv.errors import Forbidden
 
 
@@ -47,10 +47,3 @@ class GuardedBackend(httpcore.SyncBackend):
             stream.close()
             raise HostNotListed(host)
         return stream
-
-
-def is_public(address: str) -> bool:
-    """Whether an address is one of the public Internet's, and hides none that is not (RFC 4291, RFC 3056)."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None) or found
-    return bool(inner.is_global and not inner.is_multicast and (found.is_global or inner is not found))

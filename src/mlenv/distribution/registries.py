@@ -14,9 +14,10 @@ from urllib.request import getproxies, proxy_bypass
 
 from mlenv.core.digest import Digest
 from mlenv.core.progress import Progress
+from mlenv.core.public_address import is_public
 from mlenv.distribution.client import Repository, open_repository
 from mlenv.distribution.credentials import Credentials, credential_files
-from mlenv.distribution.guard import HostNotListed, is_public
+from mlenv.distribution.guard import HostNotListed
 from mlenv.distribution.names import RemoteName
 from mlenv.distribution.problems import RegistryUnreachable
 from mlenv.distribution.settings import INSECURE_VARIABLE, LISTED_VARIABLE, RegistrySettings, named_registries

@@ -6,7 +6,6 @@ So the address that a connection really has is looked at, when it is there and b
 meant a moment before does not count, and a redirect is a connection like any other.
 """
 
-import ipaddress
 import socket
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPSConnection
@@ -14,12 +13,11 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import HTTPHandler, Request
 
+from mlenv.core.public_address import is_public
 from mlenv.core.site_policy import AddressNotListed, SitePolicy
 from mlenv.resolve.certificates import LazyHTTPSHandler
 
 _PORTS: Final = {"http": 80, "https": 443}
-#: IPv6 addresses that hold one of IPv4 at their end (RFC 6052, section 2.1).
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Guard:
@@ -64,7 +62,7 @@ class Guard:
         def create(*arguments: Any, **more: Any) -> socket.socket:
             made = socket.create_connection(*arguments, **more)
             peer = made.getpeername()[0]
-            if not _is_public(peer):
+            if not is_public(peer):
                 made.close()
                 raise AddressNotListed(url, "it is not on the public Internet, and not listed")
             return made
@@ -109,11 +107,3 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
         return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         return url, None, None
-
-
-def _is_public(address: str) -> bool:
-    found: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        translated = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None
-        found = found.ipv4_mapped or found.sixtofour or translated or found
-    return found.is_global and not found.is_multicast

@@ -14,7 +14,6 @@ from mlenv.distribution.credentials import (
     UnreadableCredentials,
     credential_files,
 )
-from mlenv.distribution.guard import is_public
 from mlenv.distribution.settings import RegistrySettings, is_loopback, named_registries
 from mlenv.errors import InvalidInput
 
@@ -176,22 +175,3 @@ def test_who_may_do_without_tls() -> None:
     with pytest.raises(InvalidInput, match="HOST:PORT"):
         named_registries({"V": "https://a.example"}, "V")
     assert not is_loopback("1270.0.0.1")
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("93.184.216.34", True),
-        ("2606:2800:220:1::1", True),
-        *(
-            (each, False)
-            for each in ("127.0.0.1", "10.1.2.3", "192.168.1.1", "169.254.169.254", "0.0.0.0", "224.0.0.1")
-        ),
-        *(
-            (each, False)
-            for each in ("::1", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "2002:7f00:1::", "100.64.0.1")
-        ),
-    ],
-)
-def test_what_is_public(address: str, public: bool) -> None:
-    assert is_public(address) is public
