@@ -44,8 +44,9 @@ def test_a_client_starts_runs_and_interrupts_it(tmp_path: Path, monkeypatch: pyt
     manager, client = start_new_kernel(kernel_name=installed.name, startup_timeout=60)
     try:
         assert _output(client, "print(1 + 1)") == "2\n"
-        # Text that is written at once is sent at once; `print` writes a line and its end.
-        told = "import sys, time\nsys.stdout.write('begun\\n')\nsys.stdout.flush()\ntry:\n    time.sleep(600)\n"
+        # Text that is written at once is sent at once; `print` writes a line and its end. The interruption may come as
+        # soon as the text is seen, so that it is inside of `try` that it is written.
+        told = "import sys, time\ntry:\n    sys.stdout.write('begun\\n')\n    sys.stdout.flush()\n    time.sleep(600)\n"
         waiting = told + "except KeyboardInterrupt:\n    sys.stdout.write('once\\n')"
         message = client.execute(waiting)
         assert client.get_iopub_msg(timeout=60)
