@@ -50,7 +50,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite", "alchemy", "postgresql", "memory"])
+@pytest.fixture(params=["sqlite", "server", "postgresql", "memory"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path, empty_store: Path) -> Iterator[Registry]:
     """As embedded stores have it: over SQLite's driver. As servers have it, with an audit: by the two other ways."""
     if request.param == "memory":

@@ -14,6 +14,8 @@ _URL: Final = re.compile(r"(?:git|hg|svn|bzr)\+[a-z+]+://|https?://|ftp://", re.
 _EGG: Final = re.compile(r"#(?:.*&)?egg=([A-Za-z0-9._-]+(?:\[[^\]]*\])?)")
 _LOCAL: Final = re.compile(r"(?:file:|\.{1,2}(?:[/\\\[]|$)|/|~|[A-Za-z]:[\\/])")
 _ARCHIVE: Final = re.compile(r"[^;@\s]*(?:\.whl|\.tar\.gz|\.tar\.bz2|\.zip|\.tgz)(?:\s|;|$)")
+#: What most lines are, which need no parser to be known as right: a name, perhaps with one plain release (PEP 508).
+_PLAIN: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:\s*[=<>!]=\s*[0-9]+(?:\.[0-9]+)*)?", re.ASCII)
 _LOCAL_HINT: Final = (
     "an environment can't hold your working tree: leave the line out (your code is there when it runs), "
     "or publish the package to an index, or name it by a URL"
@@ -53,7 +55,7 @@ def check_requirement(
         raise InvalidLine(f"a local path can't be a requirement here: {text!r}", place, hint=_LOCAL_HINT)
     if editable:
         findings.warn(place, f"`-e` is ignored, the package is installed as it is: {text}")
-    if not _URL.match(text):
+    if not _PLAIN.fullmatch(text) and not _URL.match(text):
         _check_pep508(text, place)
     return Requirement(text, place.origin)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Self
 
 from mlenv.core.digest import Digest
@@ -182,7 +183,7 @@ class Spec:
     @property
     def digest(self) -> Digest:
         """The name of what was asked for. Comments, line numbers and key order do not change it."""
-        return Digest.of(canonical_json(self.to_dict(origins=False)).encode())
+        return _digest(self)
 
     def to_dict(self, *, origins: bool = True) -> dict[str, Any]:
         """Plain data, without empty fields. `origins=False` leaves out what does not count for identity."""
@@ -217,6 +218,12 @@ class Spec:
             if inference
             else None,
         )
+
+
+@lru_cache(maxsize=64)
+def _digest(spec: Spec) -> Digest:
+    """It is asked for several times while a version is registered."""
+    return Digest.of(canonical_json(spec.to_dict(origins=False)).encode())
 
 
 def canonical_json(data: object) -> str:

@@ -2,15 +2,15 @@
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from mlenv.store.alchemy import sqlite_engine, writing
-from mlenv.store.sqlite import meaning
+from mlenv.store.sqlite import BUSY_TIMEOUT, PRAGMAS, meaning
 
 
 def configuration() -> Config:
@@ -42,10 +42,29 @@ def upgrade(path: Path, revision: str = "head") -> None:
     """
     engine = sqlite_engine(path)
     try:
-        with writing(engine) as connection:
+        with engine.begin() as connection:
             upgrade_over(connection, revision)
     except (DBAPIError, sqlite3.Error) as error:
         origin = error.orig if isinstance(error, DBAPIError) else error
         raise meaning(origin or error, path) from error
     finally:
         engine.dispose()
+
+
+def sqlite_engine(path: Path) -> Engine:
+    """An engine over a SQLite file, which is made if need be, with the same settings as `mlenv.store.sqlite`; each of its transactions may write."""
+    engine = create_engine(f"sqlite:///{path.absolute()}", connect_args={"timeout": BUSY_TIMEOUT})
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: Any, _record: object) -> None:
+        # The driver must not begin transactions by itself, or tables would be made outside of them.
+        connection.isolation_level = None
+        for pragma in PRAGMAS:
+            connection.execute(pragma)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # The only writer's place is waited for before anything is read.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine

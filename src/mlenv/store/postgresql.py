@@ -10,7 +10,7 @@ import time
 from typing import Any, Final
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlenv.errors import InvalidInput, MlenvError
@@ -84,8 +84,13 @@ def parse_url(text: str) -> URL:
     return url.set(drivername="postgresql+psycopg")
 
 
-def postgresql_engine(url: URL) -> Engine:
-    """An engine with a pool of connections. Nothing is connected yet."""
+def postgresql_engine(url: URL, *, autocommit: bool = False) -> Engine:
+    """
+    An engine with a pool of connections. Nothing is connected yet.
+
+    Args:
+        autocommit: Whether the driver is to begin no transactions by itself.
+    """
     given = url.query.get("options", "")
     options = f"{_OPTIONS} {given if isinstance(given, str) else ' '.join(given)}".strip()
     arguments = {
@@ -101,6 +106,7 @@ def postgresql_engine(url: URL) -> Engine:
         max_overflow=POOL_MOST - POOL_SIZE,
         pool_timeout=POOL_TIMEOUT,
         pool_recycle=1800,
+        isolation_level="AUTOCOMMIT" if autocommit else None,
     )
 
     @event.listens_for(engine, "checkin")
@@ -125,9 +131,9 @@ def where(url: URL) -> str:
     return bare.render_as_string(hide_password=True)
 
 
-def overtaken(error: DBAPIError) -> bool:
+def overtaken(error: BaseException) -> bool:
     """Whether another transaction came first, so that the same transaction may work when it is run again."""
-    return getattr(error.orig, "sqlstate", None) in _OVERTAKEN
+    return getattr(error, "sqlstate", None) in _OVERTAKEN
 
 
 def pause(attempt: int) -> float:
@@ -135,9 +141,9 @@ def pause(attempt: int) -> float:
     return random.uniform(0.0, 0.01 * 2**attempt)
 
 
-def meaning(error: DBAPIError, url: URL) -> MlenvError:
-    """What an error of PostgreSQL, or of its driver, means to the user."""
-    state = getattr(error.orig, "sqlstate", None) or ""
+def meaning(error: BaseException | None, url: URL) -> MlenvError:
+    """What an error of the driver means to the user."""
+    state = getattr(error, "sqlstate", None) or ""
     place, why = where(url), _reason(error, url)
     if state in _BUSY:
         return StoreBusy(place, hint=_BUSY_HINT)
@@ -147,26 +153,26 @@ def meaning(error: DBAPIError, url: URL) -> MlenvError:
         return StoreCrowded(place)
     if state == "25006":
         return StoreReadOnly(place)
-    if state.startswith(("22", "54")) or type(error.orig).__name__ == "DataError":
+    if state.startswith(("22", "54")) or type(error).__name__ == "DataError":
         return UnstorableValue(why)
     if state in {"XX001", "XX002"}:
         return StoreDamaged(place, why)
-    if state.startswith(("08", "28", "3D", "57P")) or error.connection_invalidated or _lost(error):
+    if state.startswith(("08", "28", "3D", "57P")) or _lost(error):
         return StoreUnreachable(place, why)
     return StoreUnusable(place, why, hint=_UNUSABLE_HINT)
 
 
-def _lost(error: DBAPIError) -> bool:
+def _lost(error: BaseException | None) -> bool:
     """The driver's errors of connections have no code of PostgreSQL."""
-    return not getattr(error.orig, "sqlstate", None) and type(error.orig).__name__ in {
+    return not getattr(error, "sqlstate", None) and type(error).__name__ in {
         "OperationalError",
         "ConnectionTimeout",
         "InterfaceError",
     }
 
 
-def _reason(error: DBAPIError, url: URL) -> str:
+def _reason(error: BaseException | None, url: URL) -> str:
     """The first line of the database's message. Its later lines quote rows."""
-    lines = str(error.orig).strip().splitlines()
-    text = lines[0] if lines else type(error.orig).__name__
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
     return text.replace(url.password, "***") if url.password else text

@@ -7,10 +7,10 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from mlenv.store import postgresql
-from mlenv.store.alchemy import AlchemyDatabase, writing
 from mlenv.store.database import StoreNewer, StoreUnusable
 from mlenv.store.opening import HEAD, open_sqlite
 from mlenv.store.postgresql import InvalidDatabase, parse_url, postgresql_engine
+from mlenv.store.postgresql_database import PostgresqlDatabase
 from mlenv.store.server_statements import SqliteTexts
 from mlenv.store.sqlite import SqliteDatabase
 
@@ -20,7 +20,7 @@ _MIGRATING: Final = 7_019_224_618_033_251
 _MIGRATION_TIMEOUT: Final = 300
 
 
-def open_database(url: str | None, home: Path) -> AlchemyDatabase | SqliteDatabase:
+def open_database(url: str | None, home: Path) -> PostgresqlDatabase | SqliteDatabase:
     """
     A server's database, migrated.
 
@@ -41,18 +41,17 @@ def open_database(url: str | None, home: Path) -> AlchemyDatabase | SqliteDataba
     return open_postgresql(url)
 
 
-def open_postgresql(url: str) -> AlchemyDatabase:
+def open_postgresql(url: str) -> PostgresqlDatabase:
     """A PostgreSQL database, migrated. Raises as `open_database`."""
-    engine = postgresql_engine(parse_url(url))
+    address = parse_url(url)
+    engine = postgresql_engine(address)
     try:
         _prepare(engine)
     except DBAPIError as error:
+        raise postgresql.meaning(error.orig, address) from error
+    finally:
         engine.dispose()
-        raise postgresql.meaning(error, engine.url) from error
-    except BaseException:
-        engine.dispose()
-        raise
-    return AlchemyDatabase(engine)
+    return PostgresqlDatabase(address)
 
 
 def _open_file(path: Path) -> SqliteDatabase:
@@ -102,7 +101,7 @@ def _migrate(engine: Engine, place: str) -> None:
     """Run the migrations that are due, one process at a time: the lock is let go of when the transaction ends."""
     from mlenv.store.migrate import upgrade_over
 
-    with writing(engine) as connection:
+    with engine.begin() as connection:
         connection.execute(text(f"SET LOCAL statement_timeout = '{_MIGRATION_TIMEOUT}s'"))
         connection.execute(text(f"SET LOCAL lock_timeout = '{_MIGRATION_TIMEOUT}s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATING})

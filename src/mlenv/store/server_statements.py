@@ -1,4 +1,4 @@
-"""Every statement that a server makes, by name, and its text for SQLite."""
+"""Every statement that a server makes, by name, and its text for SQLite and for PostgreSQL."""
 
 from typing import Final
 
@@ -24,8 +24,16 @@ STATEMENTS: Final = {
 
 
 class SqliteTexts(dict[str, str]):
-    """The statements' text by name, each made when it is first needed."""
+    """The statements' text for SQLite by name, each made when it is first needed."""
 
     def __missing__(self, name: str) -> str:
         text = self[name] = statements.sqlite_text(STATEMENTS[name])
+        return text
+
+
+class PostgresqlTexts(dict[str, str]):
+    """The same for PostgreSQL's driver."""
+
+    def __missing__(self, name: str) -> str:
+        text = self[name] = statements.postgresql_text(STATEMENTS[name])
         return text

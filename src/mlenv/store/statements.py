@@ -192,14 +192,30 @@ def sqlite_text(statement: Any) -> str:
     """A statement's text for SQLite, with named parameters, on one line."""
     from sqlalchemy.dialects import sqlite
 
-    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+    return _text(statement.compile(dialect=sqlite.dialect(paramstyle="named")), r":{}\b")
+
+
+def postgresql_text(statement: Any) -> str:
+    """A statement's text for PostgreSQL's driver, with named parameters, on one line."""
+    from sqlalchemy.dialects.postgresql import psycopg
+
+    return _text(statement.compile(dialect=psycopg.dialect()), r"%\({}\)s")  # type: ignore[no-untyped-call]
+
+
+def _text(compiled: Any, parameter: str) -> str:
+    """
+    The text of a compiled statement.
+
+    Args:
+        parameter: A pattern of how the text has a parameter, with its name at `{}`.
+    """
     text = " ".join(str(compiled).split())
     for name, value in compiled.params.items():
         # NOTE: constants, those that SQLAlchemy adds as well, such as `OFFSET 0`, are parameters that have a value.
         if value is not None:
             literal = ", ".join(map(_literal, value)) if isinstance(value, list) else _literal(value)
             text = text.replace(f"__[POSTCOMPILE_{name}]", literal)
-            text = re.sub(rf":{name}\b", lambda _, literal=literal: literal, text)  # type: ignore[misc]
+            text = re.sub(parameter.format(name), lambda _, literal=literal: literal, text)  # type: ignore[misc]
     return text
 
 

@@ -7,8 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 from support.postgres import Cluster
 
-from mlenv.store.alchemy import sqlite_engine, writing
-from mlenv.store.migrate import upgrade_over
+from mlenv.store.migrate import sqlite_engine, upgrade_over
 from mlenv.store.postgresql import parse_url, postgresql_engine
 
 _OLD_INSERT = text(
@@ -30,7 +29,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 
 def test_namespaces_are_made_before_and_after(engine: Engine) -> None:
     for revision, key in (("0002", "before"), ("0003", "after")):
-        with writing(engine) as connection:
+        with engine.begin() as connection:
             upgrade_over(connection, revision)
             connection.execute(_OLD_INSERT, {"key": key})
     with engine.connect() as connection:

@@ -15,9 +15,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, text
 from support.postgres import Cluster
 
-from mlenv.store.alchemy import sqlite_engine, writing
 from mlenv.store.database import StoreNewer
-from mlenv.store.migrate import upgrade_over
+from mlenv.store.migrate import sqlite_engine, upgrade_over
 from mlenv.store.opening import HEAD
 from mlenv.store.postgresql import parse_url, postgresql_engine
 from mlenv.store.server_opening import open_database
@@ -43,7 +42,7 @@ class Empty:
     home: Path
 
     def migrate(self, revision: str) -> None:
-        with writing(self.engine) as connection:
+        with self.engine.begin() as connection:
             upgrade_over(connection, revision)
 
 
@@ -135,7 +134,7 @@ def test_rows_of_before_are_read_by_the_program_after(empty: Empty) -> None:
 
 def test_a_newer_store_is_refused(empty: Empty) -> None:
     open_database(empty.url, empty.home).close()
-    with writing(empty.engine) as connection:
+    with empty.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreNewer, match="schema 9999, this program knows") as caught:
         open_database(empty.url, empty.home)

@@ -9,7 +9,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 from support.postgres import Cluster, new_cluster, remove_cluster
 
 from mlenv.core.audit import Author
@@ -18,7 +17,6 @@ from mlenv.core.reference import EnvironmentName
 from mlenv.core.spec import Spec
 from mlenv.errors import MlenvError
 from mlenv.store import postgresql
-from mlenv.store.alchemy import AlchemyDatabase
 from mlenv.store.database import (
     Run,
     StoreBusy,
@@ -29,6 +27,7 @@ from mlenv.store.database import (
     StoreUnusable,
 )
 from mlenv.store.postgresql import InvalidDatabase
+from mlenv.store.postgresql_database import PostgresqlDatabase
 from mlenv.store.server_opening import open_database, open_postgresql
 from mlenv.store.sql import SqlRegistry
 
@@ -38,7 +37,7 @@ SECRETS = ("correct", "battery", "hunter2")
 
 
 @pytest.fixture
-def database(postgres_cluster: Cluster, tmp_path: Path) -> Iterator[AlchemyDatabase]:
+def database(postgres_cluster: Cluster, tmp_path: Path) -> Iterator[PostgresqlDatabase]:
     database = open_postgresql(postgres_cluster.migrated_database())
     yield database
     database.close()
@@ -52,19 +51,19 @@ def own_cluster() -> Iterator[Cluster]:
     remove_cluster(cluster)
 
 
-def registry(database: AlchemyDatabase) -> SqlRegistry:
+def registry(database: PostgresqlDatabase) -> SqlRegistry:
     return SqlRegistry(database, "team", author=Author("1", "ada"), audited=True)
 
 
-def add(database: AlchemyDatabase, image: str) -> None:
+def add(database: PostgresqlDatabase, image: str) -> None:
     registry(database).add_version(Definition(IRIS, Spec(image=image)), now=NOW)
 
 
-def images(database: AlchemyDatabase) -> list[str | None]:
+def images(database: PostgresqlDatabase) -> list[str | None]:
     return [each.spec.image for each in registry(database).versions(IRIS, View.ALL, limit=99)]
 
 
-def execute(database: AlchemyDatabase, statement: str) -> None:
+def execute(database: PostgresqlDatabase, statement: str) -> None:
     with database._engine.connect() as connection, connection.begin():
         connection.execute(text(statement))
 
@@ -132,9 +131,9 @@ def test_another_encoding_is_refused(postgres_cluster: Cluster, tmp_path: Path) 
         open_postgresql(postgres_cluster.url("latin"))
 
 
-def test_a_database_that_may_only_be_read_is_told(database: AlchemyDatabase) -> None:
+def test_a_database_that_may_only_be_read_is_told(database: PostgresqlDatabase) -> None:
     add(database, "a")
-    execute(database, f"ALTER DATABASE {database._engine.url.database} SET default_transaction_read_only = on")
+    execute(database, f"ALTER DATABASE {database.url.database} SET default_transaction_read_only = on")
     database.close()
     with pytest.raises(StoreReadOnly, match="read-only"):
         add(database, "b")
@@ -152,23 +151,27 @@ def test_tables_that_may_not_be_used_are_told(postgres_cluster: Cluster, tmp_pat
     assert "own log" in caught.value.hint
 
 
-def test_who_waits_too_long_for_a_lock_is_told(database: AlchemyDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_too_long_for_a_lock_is_told(database: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     add(database, "a")
-    execute(database, f"ALTER DATABASE {database._engine.url.database} SET lock_timeout = '50ms'")
+    execute(database, f"ALTER DATABASE {database.url.database} SET lock_timeout = '50ms'")
     monkeypatch.setattr(postgresql, "_OPTIONS", "")
-    impatient = AlchemyDatabase(postgresql.postgresql_engine(database._engine.url))
-    with database._engine.connect() as connection, connection.begin():
-        connection.execute(text("SELECT * FROM audit_head FOR UPDATE"))
+    impatient = PostgresqlDatabase(database.url)
+
+    def holding(run: Run) -> StoreBusy:
+        run("audit_head")
         with pytest.raises(StoreBusy) as caught:
             add(impatient, "b")
-    assert caught.value.hint is not None
-    assert "pg_stat_activity" in caught.value.hint
+        return caught.value
+
+    busy = database.write(holding)
+    assert busy.hint is not None
+    assert "pg_stat_activity" in busy.hint
     add(impatient, "c")
     assert images(database) == ["c", "a"]
     impatient.close()
 
 
-def test_limits_of_waiting_are_set(database: AlchemyDatabase) -> None:
+def test_limits_of_waiting_are_set(database: PostgresqlDatabase) -> None:
     with database._engine.connect() as connection:
         found = {
             name: connection.execute(text(f"SHOW {name}")).scalar_one()
@@ -177,7 +180,7 @@ def test_limits_of_waiting_are_set(database: AlchemyDatabase) -> None:
     assert found == {"statement_timeout": "30s", "lock_timeout": "15s", "idle_in_transaction_session_timeout": "1min"}
 
 
-def test_a_deadlock_is_tried_again(database: AlchemyDatabase) -> None:
+def test_a_deadlock_is_tried_again(database: PostgresqlDatabase) -> None:
     for name in ("a", "b"):
         registry(database).add_version(Definition(EnvironmentName(name), Spec(image="x")), now=NOW)
     meeting = threading.Barrier(2, timeout=20)
@@ -205,7 +208,7 @@ def test_a_deadlock_is_tried_again(database: AlchemyDatabase) -> None:
     assert len(attempts) == 3
 
 
-def test_a_read_sees_one_state_and_writes_nothing(database: AlchemyDatabase) -> None:
+def test_a_read_sees_one_state_and_writes_nothing(database: PostgresqlDatabase) -> None:
     add(database, "a")
 
     def work(run: Run) -> tuple[int, int]:
@@ -281,8 +284,8 @@ def test_too_many_connections_are_told(own_cluster: Cluster, tmp_path: Path) -> 
         database.close()
 
 
-def test_a_full_disk_is_told(database: AlchemyDatabase) -> None:
+def test_a_full_disk_is_told(database: PostgresqlDatabase) -> None:
     error = psycopg.errors.DiskFull("could not extend file: No space left on device\nHINT: correct horse")
-    found = postgresql.meaning(OperationalError("INSERT", {}, error), database._engine.url)
+    found = postgresql.meaning(error, database.url)
     assert isinstance(found, StoreFull)
     assert (found.where, "horse" in str(found)) == (database.where, False)

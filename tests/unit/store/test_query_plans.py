@@ -12,8 +12,9 @@ from sqlalchemy.dialects import postgresql as dialects
 from support.postgres import Cluster
 
 from mlenv.store import tables
-from mlenv.store.alchemy import AlchemyDatabase, sqlite_engine, writing
+from mlenv.store.migrate import sqlite_engine
 from mlenv.store.opening import open_sqlite
+from mlenv.store.postgresql_database import PostgresqlDatabase
 from mlenv.store.server_opening import open_postgresql
 from mlenv.store.server_statements import STATEMENTS, SqliteTexts
 from mlenv.store.sqlite import connect
@@ -56,7 +57,7 @@ def fill(engine: Engine) -> None:
     single = [version | {"name": name, "version": "1", "sequence": 1} for name in names if name != "env-0100"]
     label = {"workspace": "team", "label": "production", "sequence": 1, "version": "1", "set_at": TIME}
     record = {"at": TIME, "scope": "team", "document": "{}", "hash": "x"}
-    with writing(engine) as connection:
+    with engine.begin() as connection:
         connection.execute(insert(tables.environments), [environment | {"name": name} for name in names])
         spec = {"workspace": "team", "document_digest": "d", "document": "{}"}
         connection.execute(insert(tables.specs), [spec, *(spec | {"document_digest": name} for name in names)])
@@ -80,7 +81,7 @@ def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Co
 @pytest.fixture(scope="module")
 def postgresql_database(
     postgres_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[AlchemyDatabase]:
+) -> Iterator[PostgresqlDatabase]:
     database = open_postgresql(postgres_cluster.migrated_database())
     fill(database._engine)
     yield database
@@ -97,7 +98,7 @@ def test_sqlite_searches_an_index(sqlite_file: sqlite3.Connection, name: str) ->
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("name", QUERIES)
-def test_postgresql_searches_an_index(postgresql_database: AlchemyDatabase, name: str, mode: str) -> None:
+def test_postgresql_searches_an_index(postgresql_database: PostgresqlDatabase, name: str, mode: str) -> None:
     dialect: Any = dialects.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
     statement: Any = STATEMENTS[name]
     compiled: Any = statement.compile(dialect=dialect)

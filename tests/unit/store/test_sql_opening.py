@@ -15,8 +15,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from mlenv.store import migrate, statements
-from mlenv.store.alchemy import sqlite_engine
 from mlenv.store.database import StoreDamaged, StoreNewer, StoreUnusable
+from mlenv.store.migrate import sqlite_engine
 from mlenv.store.opening import HEAD, open_sqlite, schema_of
 from mlenv.store.server_statements import STATEMENTS
 from mlenv.store.sqlite import connect
