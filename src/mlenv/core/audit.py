@@ -76,14 +76,6 @@ class AuditRecord:
     hash: str
 
     @classmethod
-    def chained(
-        cls, sequence: int, at: datetime, author: Author, scope: str, change: Change, previous: str
-    ) -> "AuditRecord":
-        """The record that follows the one with the hash `previous`."""
-        unhashed = cls(sequence, at, author, scope, change, previous, "")
-        return cls(sequence, at, author, scope, change, previous, unhashed.expected_hash())
-
-    @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "AuditRecord":
         """
         Read what `to_dict` wrote.
@@ -126,6 +118,36 @@ class AuditRecord:
             "previous": self.previous,
             "hash": self.hash,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Unchained:
+    """
+    A record that has no place in the chain yet: the canonical JSON of what it will be, in pieces.
+
+    Whoever keeps the chain's end can put them together, and needs nothing else to know of JSON:
+
+        start + HASH + joint + PREVIOUS + middle + SEQUENCE + end
+
+    with the hash being that of the same text without it.
+    """
+
+    start: str
+    joint: str
+    middle: str
+    end: str
+
+    @classmethod
+    def of(cls, at: datetime, author: Author, scope: str, change: Change) -> "Unchained":
+        """A change's record. Raises `TypeError` and `ValueError` as JSON does."""
+        record = AuditRecord(0, at, author, scope, change, "", "").to_dict()
+        # Keys are sorted: each piece has those before `hash`, `previous` and `sequence`, and after.
+        pieces: list[dict[str, Any]] = [{}, {}, {}]
+        for key, value in record.items():
+            if key not in {"hash", "previous", "sequence"}:
+                pieces[(key > "hash") + (key > "sequence")][key] = value
+        first, second, third = (canonical_json(piece)[1:-1] for piece in pieces)
+        return cls(f'{{{first},"hash":"', '","previous":"', f'",{second},"sequence":', f",{third}}}")
 
 
 def _time(text: str) -> datetime:

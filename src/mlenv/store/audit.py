@@ -3,8 +3,7 @@
 import json
 from datetime import UTC, datetime
 
-from mlenv.core.audit import AuditRecord, Author, Change
-from mlenv.core.spec import canonical_json
+from mlenv.core.audit import AuditRecord, Author, Change, Unchained
 from mlenv.errors import Forbidden
 from mlenv.store.database import Row, Run
 from mlenv.store.rows import from_time, to_time
@@ -26,31 +25,24 @@ def require_author(author: Author | None) -> Author:
     return author
 
 
-def append(run: Run, author: Author, scope: str, change: Change, now: datetime) -> AuditRecord:
+def append(run: Run, author: Author, scope: str, change: Change, now: datetime) -> None:
     """
     Write a record of a change, in the change's own transaction.
 
-    It is to be the last that the transaction does: from here to its end, no other can write a record.
+    It is to be the last that the transaction does: from here to its end, no other can write a record. The database chains
+    it, so that nobody waits for this process meanwhile.
 
     Args:
         scope: The namespace's key, or `*` for the site.
         change: Without secrets.
     """
-    head = run("audit_head")[0]
-    # As the record is read again: times are kept in UTC, and JSON has no tuples.
-    at = to_time(from_time(now))
-    plain = Change(change.action, change.subject, _plain(change.before), _plain(change.after))
-    record = AuditRecord.chained(head["sequence"] + 1, at, author, scope, plain, head["hash"])
+    # As the record is read again: times are kept in UTC.
+    at = from_time(now)
+    pieces = Unchained.of(to_time(at), author, scope, change)
     run(
-        "insert_audit",
-        sequence=record.sequence,
-        at=from_time(at),
-        scope=scope,
-        document=canonical_json(record.to_dict()),
-        hash=record.hash,
+        "insert_audit", at=at, scope=scope, start=pieces.start, joint=pieces.joint, middle=pieces.middle, end=pieces.end
     )
-    run("update_audit_head", the_sequence=record.sequence, the_hash=record.hash)
-    return record
+    run("update_audit_head")
 
 
 def to_record(row: Row) -> AuditRecord:
@@ -69,7 +61,3 @@ def to_record(row: Row) -> AuditRecord:
         author, change = Author("", ""), Change("unreadable", row["document"])
         previous, at = "", datetime.min.replace(tzinfo=UTC)
     return AuditRecord(row["sequence"], at, author, row["scope"], change, previous, row["hash"])
-
-
-def _plain(data: object) -> object:
-    return json.loads(canonical_json(data))

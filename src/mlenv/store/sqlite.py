@@ -6,6 +6,7 @@ returns. With NORMAL, WAL may forget the last commits when the power fails, and 
 told to somebody could then become another one.
 """
 
+import hashlib
 import os
 import sqlite3
 import threading
@@ -205,10 +206,15 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         for pragma in PRAGMAS:
             connection.execute(pragma)
+        connection.create_function("sha256_hex", 1, _sha256_hex, deterministic=True)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _sha256_hex(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def refuse(error: sqlite3.Error, path: Path) -> NoReturn:

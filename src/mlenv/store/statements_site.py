@@ -1,11 +1,25 @@
 """The statements over namespaces, people, tokens, audit and answers. Only servers make them."""
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Executable, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Executable, Text, and_, bindparam, cast, delete, insert, or_, select, update
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
 
 from mlenv.store import tables
 from mlenv.store.statements import is_parameter
+
+
+class sha256_hex(GenericFunction[str]):
+    """The sha256 of a text in UTF-8, in hex. `mlenv.store.sqlite` gives SQLite one of this name."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(sha256_hex, "postgresql")
+def _sha256_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    return f"encode(sha256(convert_to({compiler.process(element.clauses, **options)}, 'UTF8')), 'hex')"
 
 
 def _scopes() -> dict[str, Executable]:
@@ -69,16 +83,31 @@ def _audit() -> dict[str, Executable]:
     return {
         # Whoever has read this row is the only one to write records until the transaction ends.
         "audit_head": select(head).where(head.c.id == 1).with_for_update(),
+        "insert_audit": _insert_audit(),
         "update_audit_head": update(head)
-        .where(head.c.id == 1)
-        .values(sequence=bindparam("the_sequence"), hash=bindparam("the_hash")),
-        "insert_audit": insert(table),
+        .where(head.c.id == 1, table.c.sequence == head.c.sequence + 1)
+        .values(sequence=table.c.sequence, hash=table.c.hash),
         "audit_end": select(head).where(head.c.id == 1),
         "audit": page,
         "audit_of": page.where(is_parameter(table, "scope")),
         "newest_audit": newest,
         "newest_audit_of": newest.where(is_parameter(table, "scope")),
     }
+
+
+def _insert_audit() -> Executable:
+    """The pieces of an `mlenv.core.audit.Unchained`, put together behind the chain's end, which is locked."""
+    table, head = tables.audit, tables.audit_head
+    last = select(head).where(head.c.id == 1).with_for_update().subquery("last")
+    start, joint, middle, end = (bindparam(name, type_=Text) for name in ("start", "joint", "middle", "end"))
+    rest = joint + last.c.hash + middle + cast(last.c.sequence + 1, Text) + end
+    chained = select(
+        last.c.sequence + 1, sha256_hex(start + rest).label("hash"), start.label("start"), rest.label("rest")
+    )
+    row = chained.subquery("chained")
+    at, scope = (bindparam(name, type_=table.c[name].type) for name in ("at", "scope"))
+    values = {"sequence": row.c[0], "at": at, "scope": scope, "document": row.c.start + row.c.hash + row.c.rest}
+    return insert(table).from_select([*values, "hash"], select(*values.values(), row.c.hash))
 
 
 def _replies() -> dict[str, Executable]:

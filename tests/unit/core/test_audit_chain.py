@@ -4,14 +4,21 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
-from mlenv.core.audit import GENESIS, AuditRecord, Author, Change, find_breaks, find_faults
+from mlenv.core.audit import GENESIS, AuditRecord, Author, Change, Unchained, find_breaks, find_faults
+from mlenv.core.spec import canonical_json
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 5, tzinfo=UTC)
 AUTHOR = Author("p1", "ann", "t1", "192.0.2.1", "r1")
+
+
+def _chained(sequence: int, at: datetime, change: Change, previous: str) -> AuditRecord:
+    unhashed = AuditRecord(sequence, at, AUTHOR, "team", change, previous, "")
+    return replace(unhashed, hash=unhashed.expected_hash())
 
 
 def _chain(length: int = 5) -> list[AuditRecord]:
@@ -19,7 +26,7 @@ def _chain(length: int = 5) -> list[AuditRecord]:
     for number in range(1, length + 1):
         previous = records[-1].hash if records else GENESIS
         change = Change("label.set", f"iris:{number}", None, {"number": number, "é": [1, None, True]})
-        records.append(AuditRecord.chained(number, NOW + timedelta(seconds=number), AUTHOR, "team", change, previous))
+        records.append(_chained(number, NOW + timedelta(seconds=number), change, previous))
     return records
 
 
@@ -27,6 +34,18 @@ def test_a_whole_chain_has_no_fault() -> None:
     assert list(find_breaks(_chain())) == []
     assert list(find_breaks([])) == []
     assert list(find_faults(_chain(), [_chain()[2].hash, GENESIS])) == []
+
+
+@pytest.mark.parametrize(
+    "odd", ['","hash":"","previous":"', {"hash": "", "previous": "x", "sequence": 1}, "é\u2028\\", None, []]
+)
+def test_pieces_of_a_record_are_its_canonical_text(odd: Any) -> None:
+    change = Change("label.set", "iris", odd, (1, odd))
+    record = _chained(7, NOW, change, "f" * 64)
+    pieces = Unchained.of(NOW, AUTHOR, "team", change)
+    rest = f"{pieces.joint}{record.previous}{pieces.middle}7{pieces.end}"
+    assert pieces.start + record.hash + rest == canonical_json(record.to_dict())
+    assert sha256((pieces.start + rest).encode()).hexdigest() == record.hash
 
 
 def test_records_survive_their_way_over_json() -> None:
@@ -82,7 +101,7 @@ def test_a_removed_record_is_found_though_the_rest_was_numbered_anew() -> None:
 
 def test_an_inserted_record_is_found() -> None:
     records = _chain()
-    new = AuditRecord.chained(3, NOW, AUTHOR, "team", Change("x", "y"), records[1].hash)
+    new = _chained(3, NOW, Change("x", "y"), records[1].hash)
     assert list(find_breaks([*records[:2], new, *records[2:]]))
 
 
