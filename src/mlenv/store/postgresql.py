@@ -5,6 +5,7 @@ What may be waited for has a limit: connecting, a statement, a lock, a transacti
 was not used for a while is tried before it is, so that a database may be started anew under a server.
 """
 
+import logging
 import random
 import time
 from typing import Any, Final
@@ -60,6 +61,8 @@ _BUSY: Final = frozenset({"55P03", "57014", "40001", "40P01", "25P03"})
 _BUSY_HINT: Final = "try again; if it stays so, see `pg_stat_activity` for what holds the lock"
 _FULL_HINT: Final = "make room on the disk of the database"
 _UNUSABLE_HINT: Final = "check the database's own log, and that its user may use and change its tables"
+# Of statements in a pipeline, those after one that failed fail as well; the driver warns of them, and raises the first.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 _CROWDED: Final = ("too many clients", "too many connections", "remaining connection slots")
 
 

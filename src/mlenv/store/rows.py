@@ -1,7 +1,7 @@
 """How environments and versions become rows, and rows those."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,15 +21,23 @@ def to_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def to_environment(row: Row, labels: Mapping[LabelName, VersionName]) -> Environment:
-    """An environment from its row."""
-    latest = row["latest_version"]
+def to_environments(page: Iterable[Row]) -> list[Environment]:
+    """Environments by name, from their rows: each has a row for each of its labels, or one without."""
+    found: dict[str, list[Row]] = {}
+    for row in page:
+        found.setdefault(row["name"], []).append(row)
+    return [_to_environment(found[name]) for name in sorted(found)]
+
+
+def _to_environment(its: list[Row]) -> Environment:
+    row = its[0]
+    latest, labels = row["latest_version"], {each["label"]: each["label_version"] for each in its if each["label"]}
     return Environment(
         name=EnvironmentName(row["name"]),
         latest_version=VersionName(latest) if latest is not None else None,
         next_version=VersionName(row["next_version"]),
         archived=bool(row["archived"]),
-        labels=labels,
+        labels={LabelName(label): VersionName(labels[label]) for label in sorted(labels)},
         created_at=to_time(row["created_at"]),
         modified_at=to_time(row["modified_at"]),
     )

@@ -1,7 +1,7 @@
 """The registry in SQL. Each method is one transaction; the statements are in `mlenv.store.statements`."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,18 +85,18 @@ class SqlRegistry(SqlWhole):
 
     def environment(self, name: EnvironmentName) -> Environment:
         """One environment. Raises `EnvironmentNotFound`."""
-        return self._database.read(lambda run: self._with_labels(run, [self._environment(run, name)])[0])
+        if found := rows.to_environments(
+            self._database.ask("environment_labeled", workspace=self._workspace, name=name)
+        ):
+            return found[0]
+        raise self._database.read(lambda run: EnvironmentNotFound(name, self._names_like(run, name)))
 
     def environments(self, view: View, *, limit: int, after: str | None = None) -> list[Environment]:
         """Environments by name."""
         archived = _ARCHIVED[view]
         statement = "environments_archived" if archived else "environments"
-
-        def work(run: Run) -> list[Environment]:
-            page = run(statement, workspace=self._workspace, after=after or "", limit=limit, **archived)
-            return self._with_labels(run, page)
-
-        return self._database.read(work)
+        page = self._database.ask(statement, workspace=self._workspace, after=after or "", limit=limit, **archived)
+        return rows.to_environments(page)
 
     def versions(
         self, name: EnvironmentName, view: View, *, limit: int, after: str | None = None
@@ -157,12 +157,12 @@ class SqlRegistry(SqlWhole):
         def work(run: Run) -> Environment:
             row = self._environment(run, name, change=True)
             if check is not None:
-                check(self._with_labels(run, [row])[0])
+                check(self._labeled(run, name))
             if bool(row["archived"]) != archived:
                 row |= {"archived": int(archived), "modified_at": _later(now, row["modified_at"])}
                 self._save_environment(run, row)
                 self._audit_environment(run, name, archived, now)
-            return self._with_labels(run, [row])[0]
+            return self._labeled(run, name)
 
         return self._database.write(work)
 
@@ -351,16 +351,8 @@ class SqlRegistry(SqlWhole):
             raise VersionNotFound(name, version, [row["version"] for row in newest])
         return found[0]
 
-    def _with_labels(self, run: Run, page: Sequence[Row]) -> list[Environment]:
-        """Environments of one page, sorted by name, with their labels, in one more statement."""
-        if not page:
-            return []
-        labels: dict[str, dict[LabelName, VersionName]] = {row["name"]: {} for row in page}
-        found = run("labels", workspace=self._workspace, first=page[0]["name"], last=page[-1]["name"])
-        for row in found:
-            if row["name"] in labels:
-                labels[row["name"]][LabelName(row["label"])] = VersionName(row["version"])
-        return [rows.to_environment(row, labels[row["name"]]) for row in page]
+    def _labeled(self, run: Run, name: EnvironmentName) -> Environment:
+        return rows.to_environments(run("environment_labeled", workspace=self._workspace, name=name))[0]
 
 
 def _state(row: Row) -> dict[str, Any]:

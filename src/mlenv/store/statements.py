@@ -71,13 +71,28 @@ def _environments() -> dict[str, Executable]:
     return {
         "environment": one,
         "environment_to_change": one.with_for_update(),
-        "environments": page,
-        "environments_archived": page.where(is_parameter(table, "archived")),
+        "environment_labeled": _labeled(one),
+        "environments": _labeled(page),
+        "environments_archived": _labeled(page.where(is_parameter(table, "archived"))),
         "environment_names": names,
         "environment_names_from": names_from,
         "insert_environment": _insert(table),
         "update_environment": _set(table, ("workspace", "name"), changing),
     }
+
+
+def _labeled(page: Select[Any]) -> Executable:
+    """Environments with their labels: a row for each label, or one without, in no order."""
+    found, labels, later = page.subquery("page"), tables.labels, tables.labels.alias("later")
+    superseded = exists().where(
+        later.c.workspace == labels.c.workspace,
+        later.c.name == labels.c.name,
+        later.c.label == labels.c.label,
+        later.c.sequence > labels.c.sequence,
+    )
+    its = and_(labels.c.workspace == found.c.workspace, labels.c.name == found.c.name, ~superseded)
+    columns = (labels.c.label, labels.c.version.label("label_version"))
+    return select(found, *columns).outerjoin_from(found, labels, its)
 
 
 def _versions() -> dict[str, Executable]:
@@ -108,21 +123,9 @@ def _versions() -> dict[str, Executable]:
 
 
 def _labels() -> dict[str, Executable]:
-    table, later = tables.labels, tables.labels.alias("later")
-    superseded = exists().where(
-        later.c.workspace == table.c.workspace,
-        later.c.name == table.c.name,
-        later.c.label == table.c.label,
-        later.c.sequence > table.c.sequence,
-    )
-    pages = and_(
-        is_parameter(table, "workspace"), table.c.name >= bindparam("first"), table.c.name <= bindparam("last")
-    )
+    table = tables.labels
     history = select(table).where(is_parameter(table, "workspace", "name", "label")).order_by(table.c.sequence.desc())
     return {
-        "labels": select(table.c.name, table.c.label, table.c.version)
-        .where(pages, ~superseded)
-        .order_by(table.c.name, table.c.label),
         "label_history": history,
         "insert_label": _insert(table),
     }

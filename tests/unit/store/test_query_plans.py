@@ -29,9 +29,9 @@ QUERIES: dict[str, dict[str, str | int]] = {
     "environment": ONE,
     "shown_version": ONE | {"version": "1"},
     "version": ONE | {"version": "1"},
+    "environment_labeled": ONE,
     "environments": PAGE,
     "environments_archived": PAGE | {"archived": 1},
-    "labels": {"workspace": "team", "first": "env-0100", "last": "env-0200"},
     "versions": ONE | {"before": 2_000, "limit": 100},
     "versions_archived": ONE | {"before": 2_000, "limit": 100, "archived": 1},
     "stored_and_next": ONE | {"stored": "5", "next": "6"},
@@ -91,7 +91,8 @@ def postgresql_database(
 @pytest.mark.parametrize("name", QUERIES)
 def test_sqlite_searches_an_index(sqlite_file: sqlite3.Connection, name: str) -> None:
     plan = [row[-1] for row in sqlite_file.execute(f"EXPLAIN QUERY PLAN {SqliteTexts()[name]}", QUERIES[name])]
-    steps = [step for step in plan if not step.startswith("CORRELATED")]
+    # What an index gave, a page at most, may be gone through.
+    steps = [step for step in plan if not step.startswith(("CORRELATED", "CO-ROUTINE page", "SCAN page"))]
     assert steps
     assert [step for step in steps if not step.startswith("SEARCH ")] == []
 
