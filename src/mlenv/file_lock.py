@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 #: Seconds between two looks where waiting can't be left to the operating system.
@@ -61,9 +60,7 @@ class FileLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

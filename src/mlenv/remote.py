@@ -92,7 +92,7 @@ class Remote(Embedded):
         """Use cases of base images."""
         from mlenv.service.remote import RemoteBases
 
-        return RemoteBases(self.registry, self.blobs, workdir=self.machine.work.directory, clock=utc_now)
+        return RemoteBases(self.registry, self.registry, self.blobs, workdir=self.machine.work.directory, clock=utc_now)
 
     @cached_property
     def locking(self) -> "RemoteLocking":

@@ -1,13 +1,10 @@
 """What every `service.repositories.RepositoryStore` must do: one suite over SQLite and PostgreSQL."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from support.postgres import Cluster
 
 from mlenv.core.audit import Author
 from mlenv.core.digest import Digest
@@ -16,8 +13,6 @@ from mlenv.core.manifests import Part
 from mlenv.core.repositories import InvalidManifest, PartsMissing, RepositoryName, StoredManifest, Tag
 from mlenv.store.audit import NoAuthor
 from mlenv.store.database import Database
-from mlenv.store.opening import open_sqlite
-from mlenv.store.server_opening import open_database
 from mlenv.store.sql_repositories import SqlRepositories
 from mlenv.store.sql_site import SqlSite
 
@@ -26,26 +21,6 @@ AUTHOR = Author("0", "root")
 APP, OTHER = RepositoryName("app"), RepositoryName("app/other")
 BLOB, FAR = Digest.of(b"blob"), Digest.of(b"far", "sha512")
 ONE = StoredManifest(Digest.of(b"one"), MANIFEST_TYPE, 3, NOW)
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "mlenv.db"
-    open_sqlite(path).close()
-    return path
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path, empty_store: Path) -> Iterator[Database]:
-    url = None
-    if request.param == "postgresql":
-        cluster: Cluster = request.getfixturevalue("postgres_cluster")
-        url = cluster.migrated_database()
-    else:
-        shutil.copy(empty_store, tmp_path / "mlenv.db")
-    opened = open_database(url, tmp_path)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -1,21 +1,16 @@
 """What every `service.interface.SiteStore` must do: one suite over SQLite and PostgreSQL."""
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from support.postgres import Cluster
 
 from mlenv.core.access import EVERYWHERE, LastAdministrator, Principal, PrincipalExists, PrincipalNotFound, Role
 from mlenv.core.audit import GENESIS, Author, find_breaks
 from mlenv.core.scope import Scope, ScopeExists, ScopeKey, ScopeKind
 from mlenv.core.tokens import Token, TokenExists
 from mlenv.service.interface import SiteStore
-from mlenv.store.opening import open_sqlite
-from mlenv.store.server_opening import open_database
+from mlenv.store.database import Database
 from mlenv.store.sql_site import SqlSite
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -26,24 +21,9 @@ ADA = Principal("1", "ada", {TEAM: Role.CONTRIBUTOR, SHARED: Role.READER})
 SCOPE = Scope(ScopeKind.WORKSPACE, "team", "uuid-1", "Sub-1", "Group", "westeurope", NOW)
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "mlenv.db"
-    open_sqlite(path).close()
-    return path
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def site(request: pytest.FixtureRequest, tmp_path: Path, empty_store: Path) -> Iterator[SiteStore]:
-    url = None
-    if request.param == "postgresql":
-        cluster: Cluster = request.getfixturevalue("postgres_cluster")
-        url = cluster.migrated_database()
-    else:
-        shutil.copy(empty_store, tmp_path / "mlenv.db")
-    database = open_database(url, tmp_path)
-    yield SqlSite(database)
-    database.close()
+@pytest.fixture
+def site(database: Database) -> SiteStore:
+    return SqlSite(database)
 
 
 def told(site: SiteStore) -> list[tuple[str, str, str]]:

@@ -3,20 +3,27 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from support.builds import AUTHOR, services_of, until
+from support.builds import AMD64, AUTHOR, make_site, services_of, until
 from support.oci_registry import OciRegistry, run_registry
 from support.server import Server, run_server
 from support.world import BASE, World, make_world
 
 from mlenv.core.digest import Digest
 from mlenv.core.progress import Silent
+from mlenv.core.records import BuildStatus
 from mlenv.core.reference import Reference
+from mlenv.core.repositories import RepositoryName
 from mlenv.core.scope import ScopeKind, scope_key
+from mlenv.errors import Unavailable
+from mlenv.service.attaching import BuiltEvidence
+from mlenv.service.evidence import ALWAYS_ATTACHED
+from mlenv.service.repositories import Repositories
 from mlenv.service.sharing import share
 from mlenv.wiring.embedded import utc_now
 from mlenv.wiring.hosted import Hosted
@@ -112,6 +119,60 @@ def test_asked_for_again_nothing_is_added(site: Site, image: str) -> None:
     assert site.referrers(image) == before
 
 
+def test_what_is_missing_is_said_and_attached_when_it_is_built_again(site: Site, image: str) -> None:
+    before = site.attached(image)
+    kinds = {"application/vnd.in-toto+json", "application/vnd.mlenv.log.v1"}
+    for each in before:
+        if each["artifactType"] in kinds:
+            assert site.client.delete(f"/v2/default/train/manifests/{each['digest']}").status_code == 202
+    told = site.world.run("environment", "evidence", "train:1")
+    assert told.returncode == 0
+    assert told.stderr.splitlines() == [
+        f"not attached to {image}: provenance",
+        "hint: `mlenv environment build train:1` attaches what is missing",
+    ]
+    lock = site.world.run("environment", "evidence", "train:1", "--type", "lock")
+    assert (lock.returncode, lock.stderr) == (0, "")
+    wanted = site.world.run("environment", "evidence", "train:1", "--type", "provenance", "--output-file", "-")
+    assert (wanted.returncode, wanted.stdout) == (1, "")
+    assert "attaches what is missing" in wanted.stderr
+    assert site.world.ok("environment", "build", "train:1")["reused"] is True
+    # The same documents as before, to the byte.
+    assert {each["digest"] for each in site.referrers(image)} == {each["digest"] for each in before}
+    complete = site.world.run("environment", "evidence", "train:1")
+    assert (complete.returncode, complete.stderr) == (0, "")
+
+
+def test_a_worker_that_dies_before_it_attaches_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with make_site(tmp_path, None) as made:
+        worker = made.worker(fault="build.ended")
+        version = made.version("left", "beta")
+        asked = made.builds.request(version, AMD64)
+        worker.wait(60)
+        build = made.builds.get(asked.id)
+        assert (build.status, build.log) == (BuildStatus.SUCCEEDED, None)
+        assert build.image is not None
+        assert build.ended_at is not None
+        services, image, ended = made.services, build.image, build.ended_at
+
+        def complete(after: float) -> set[str | None]:
+            now = ended + timedelta(seconds=after)
+            BuiltEvidence(
+                services.registry, services.blobs, lambda: services.repositories, builder="1", clock=lambda: now
+            ).complete(build)
+            listed = services.repositories.referrers(RepositoryName("left"), image, None, limit=10)
+            return {each.artifact_type for each in listed}
+
+        def broken() -> Repositories:
+            raise Unavailable("the database does not answer")
+
+        # Its worker may be about to: the log, which the provenance names, is closed a moment after the end.
+        assert complete(1) == set()
+        assert complete(60) == {each.artifact_type for each in ALWAYS_ATTACHED}
+        BuiltEvidence(services.registry, services.blobs, broken, builder="1", clock=utc_now).complete(build)
+    assert f"the evidence of build {build.id} is not attached: the database does not answer" in caplog.text
+
+
 def test_an_image_that_was_there_has_evidence_in_every_repository(site: Site, image: str) -> None:
     """The same content under another name is the same image: no worker sees that build."""
     definition = site.world.define("train", "alpha")
@@ -138,6 +199,12 @@ def test_evidence_comes_along_when_a_version_is_shared(site: Site, image: str) -
             share(services_of(hosted), target, Reference.parse("train:1"), clock=utc_now)
     shared = site.referrers(image, "shared/train")
     assert sorted(each["digest"] for each in shared) == sorted(each["digest"] for each in before)
+    # A reference says by itself where it leads: `train` of the workspace may be another one.
+    there = "azureml://registries/shared/environments/train/versions/1"
+    site.world.ok("environment", "create", "-n", "train", "-v", "only-here", "-i", BASE)
+    assert len(site.world.ok("environment", "evidence", there)) == len(before)
+    pushed = site.world.ok("environment", "push", there, f"{site.registry.host}/from/shared")
+    assert (pushed["environment"], pushed["digest"]) == ("train:1", image)
 
 
 def test_evidence_is_pushed_with_what_is_built(site: Site) -> None:

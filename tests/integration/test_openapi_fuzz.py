@@ -130,6 +130,8 @@ def _call(api: InProcess, case: Case[Any], checks: list[Any]) -> None:
     assume(len(str(asked.url)) <= _LONGEST_URL)
     headers = [(name.encode(), _bytes(value)) for name, value in asked.headers.items()]
     answer = api.client.request(str(asked.method), str(asked.url), headers=headers, content=_bytes(asked.body or b""))
+    # That no registry answers here is no failure of the server's own.
+    assume(answer.status_code != 503 or answer.json()["code"] != "RegistryUnreachable")
     answer.elapsed = timedelta(0)
     case.validate_response(answer, checks=checks)
 

@@ -62,12 +62,14 @@ class Front:
     Attributes:
         host: `127.0.0.1:PORT`.
         seen: All requests, in order.
+        bodies: What came in all requests' bodies, in order.
         fault: Says what goes wrong with a request, if something does.
     """
 
     backend: str
     host: str = ""
     seen: list[Seen] = field(default_factory=list)
+    bodies: bytearray = field(default_factory=bytearray)
     fault: Callable[[Seen], Fault | None] = lambda _: None
 
     def count(self, method: str, part: str = "") -> int:
@@ -125,6 +127,7 @@ def run_front(backend: str) -> Iterator[Front]:
             connection.endheaders()
             left = seen.size if not isinstance(fault, CutRequest) else min(seen.size, fault.after)
             while left and (piece := self.rfile.read(min(left, _PIECE))):
+                front.bodies += piece
                 connection.send(piece)
                 left -= len(piece)
             if isinstance(fault, CutRequest) or left:

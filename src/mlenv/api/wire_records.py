@@ -1,7 +1,7 @@
 """Builds, uses, base images and lock options as JSON; see `mlenv.api.wire`."""
 
 from datetime import UTC
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AwareDatetime, Field, JsonValue
 
@@ -18,6 +18,8 @@ from mlenv.core.reference import EnvironmentName, VersionName, parse_name, parse
 
 DigestText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 IdText = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+#: The longest name of an image, in characters.
+_IMAGE: Final = 512
 ShortText = Annotated[str, Field(max_length=NAME_LIMIT)]
 
 
@@ -258,6 +260,18 @@ class BasePage(Answer):
 
     value: list[BaseAnswer]
     next: str | None
+
+
+class BaseBody(Wire):
+    """Which base image a server is to take from its registry, and what specs call it."""
+
+    image: Annotated[str, Field(min_length=1, max_length=_IMAGE, description="As docker reads names of images.")]
+    name: Annotated[str, Field(min_length=1, max_length=_IMAGE)] | None = Field(
+        None, description="Left out, it is called by `image`."
+    )
+    platform: PlatformBody | None = Field(
+        None, description="Which one, of an image for several. Left out, it is that of the server."
+    )
 
 
 def facts_document(facts: BaseFacts) -> dict[str, Any]:

@@ -94,7 +94,9 @@ def _import(settings: Import, context: Context) -> int:
 def _pull_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="REGISTRY/REPOSITORY[:TAG|@DIGEST], or Docker Hub's short names")
     parser.add_argument("--name", metavar="NAME", help="what specs call it, if not by IMAGE")
-    parser.add_argument("--platform", metavar="OS/ARCH", help="which one of several (default: this machine's)")
+    parser.add_argument(
+        "--platform", metavar="OS/ARCH", help="which one of several (default: that of the machine with the store)"
+    )
     add_trust(parser)
 
 
@@ -104,7 +106,12 @@ def _pull_settings(namespace: argparse.Namespace) -> Pull:
 
 
 def _pull(settings: Pull, context: Context) -> int:
-    registries(settings.trust, context)
+    if context.connection is None:
+        registries(settings.trust, context)
+    elif settings.trust.insecure:
+        from mlenv.service.remote import NotThroughServer
+
+        raise NotThroughServer("saying which registries need no TLS", "whoever runs it sets MLENV_INSECURE_REGISTRIES")
     base = context.store.bases.pull(settings.image, settings.platform, name=settings.name, progress=context.progress)
     context.printer.data(_document(settings.name or settings.image, base))
     return ExitStatus.DONE

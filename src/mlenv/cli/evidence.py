@@ -21,7 +21,16 @@ from mlenv.core.layer import Compression
 from mlenv.core.platform import Platform
 from mlenv.core.reference import Reference
 from mlenv.errors import InvalidInput, NotFound
-from mlenv.service.reading_evidence import Found, NoEvidence, Subject, fetch, list_evidence
+from mlenv.service.reading_evidence import (
+    Found,
+    NoEvidence,
+    Subject,
+    evidence_about,
+    fetch,
+    list_evidence,
+    missing_evidence,
+    subjects_of,
+)
 
 if TYPE_CHECKING:
     from mlenv.distribution.client import Repository
@@ -143,8 +152,27 @@ def _opened(settings: EvidenceSettings, context: Context) -> Iterator[tuple[list
         return
     repository, reference = _repository(settings, context)
     with repository:
-        found = list_evidence(repository, reference, platform=settings.platform, kind=settings.kind)
+        if settings.source is not None:
+            found = list_evidence(repository, reference, platform=settings.platform, kind=settings.kind)
+        else:
+            subjects = list(subjects_of(repository, reference, settings.platform))
+            found = evidence_about(repository, subjects, settings.kind)
+            _tell_missing(subjects, found, settings, context)
         yield found, lambda each: fetch(repository, each)
+
+
+def _tell_missing(
+    subjects: Sequence[Subject], found: Sequence[Found], settings: EvidenceSettings, context: Context
+) -> None:
+    """Say what a server's own image should have attached, and has not."""
+    told = False
+    for image, kinds in missing_evidence(subjects, found).items():
+        lacks = [each.value for each in kinds if settings.kind in (None, each)]
+        if lacks:
+            context.printer.say(f"not attached to {image}: {', '.join(lacks)}")
+            told = True
+    if told:
+        context.printer.say(f"hint: `mlenv environment build {settings.reference}` attaches what is missing")
 
 
 def _repository(settings: EvidenceSettings, context: Context) -> "tuple[Repository, str]":

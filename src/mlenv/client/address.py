@@ -89,19 +89,15 @@ def trusting(authority: Path | None) -> "ssl.SSLContext":
     Raises:
         UnreadableAuthority: There is no such file, or no certificate in it.
     """
-    import ssl
-
     if authority is not None:
+        import ssl
+
         try:
             return ssl.create_default_context(cafile=authority)
         except ssl.SSLError as error:
             raise UnreadableAuthority(authority, "it is not PEM, or has no certificate") from error
         except OSError as error:
             raise UnreadableAuthority(authority, error.strerror or str(error)) from error
-    context = ssl.create_default_context()
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile is None and paths.capath is None and not context.get_ca_certs():
-        import certifi
+    from mlenv.certificates import trusting_context
 
-        context.load_verify_locations(certifi.where())
-    return context
+    return trusting_context()

@@ -52,6 +52,8 @@ M = TypeVar("M", bound=BaseModel)
 _PAGE: Final = 500
 #: How long a server may take to resolve, in seconds.
 _RESOLVING: Final = 900.0
+#: How long it may take to pull a base image, in seconds.
+_PULLING: Final = 3600.0
 
 
 class NotFromHere(InvalidInput):
@@ -271,6 +273,17 @@ class RemoteRegistry:
     def bases(self) -> Mapping[str, Digest]:
         """All base names, sorted."""
         return {each.name: Digest.parse(each.manifest) for each in self._pages(BaseAnswer, "/bases")}
+
+    def pull_base(self, image: str, platform: Platform | None, name: str | None) -> BaseFacts:
+        """Let the server take a base image from its registry; gives what it offers, once it is at hand there."""
+        body: dict[str, Any] = {"image": image, "name": name}
+        if platform is not None:
+            body["platform"] = platform_document(platform)
+        answer = self._send("POST", "/bases", content=encode(body), silent=_PULLING, patient=False)
+        found = self.parse(BaseAnswer, answer.data).facts
+        if found is None:
+            raise OtherVersion(self.http.server, "it does not say what the base image offers")
+        return found.to_core()
 
     def set_base(self, name: str, manifest: Digest, *, now: datetime) -> None:
         """Refused."""

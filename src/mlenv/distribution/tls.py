@@ -3,6 +3,7 @@
 import ssl
 from pathlib import Path
 
+from mlenv.certificates import trusting_context
 from mlenv.distribution.settings import RegistrySettings
 from mlenv.errors import InvalidInput
 
@@ -26,12 +27,7 @@ def trusting(host: str, settings: RegistrySettings, *, insecure: bool = False) -
     Raises:
         UnreadableCertificate: A file that is there, or named, can't be used.
     """
-    context = ssl.create_default_context()
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile is None and paths.capath is None and not context.get_ca_certs():
-        import certifi
-
-        context.load_verify_locations(certifi.where())
+    context = trusting_context()
     if settings.authority is not None:
         _load(context, settings.authority)
     for directory in settings.certificates:

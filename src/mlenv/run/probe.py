@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from mlenv.run.candidates import Candidate
@@ -56,9 +55,7 @@ class Prober:
             self._known = _load(self._file)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._changed:
             # A cache that can't be written is no reason to stop.
             with suppress(OSError):

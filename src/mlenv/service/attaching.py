@@ -1,26 +1,33 @@
 """Evidence in the site's own repositories: attached to what is built, and taken along when a version is shared."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlenv.build.validate import load_image
 from mlenv.core.digest import Digest
+from mlenv.core.evidence import Artifact, EvidenceKind
 from mlenv.core.image import Descriptor
 from mlenv.core.image_name import repository_of
 from mlenv.core.manifests import read_manifest
 from mlenv.core.records import BuildRecord, BuildStatus
+from mlenv.core.redact import redact
 from mlenv.core.reference import EnvironmentName
 from mlenv.core.repositories import RepositoryName, StoredManifest
-from mlenv.service.evidence import Attached, Evidence, push_evidence
+from mlenv.errors import MlenvError
+from mlenv.service.builds import LOG_GRACE
+from mlenv.service.evidence import ALWAYS_ATTACHED, Attached, Evidence, maker_of, push_evidence
 
 if TYPE_CHECKING:
     from mlenv.build.interface import Blobs
-    from mlenv.service.interface import Registry
+    from mlenv.service.interface import Clock, Registry
     from mlenv.service.repositories import Repositories
 
 #: The most attachments of one image that are looked at.
 _MOST: Final = 1000
+
+_log = logging.getLogger(__name__)
 
 
 class _Own:
@@ -60,10 +67,16 @@ class BuiltEvidence(Evidence):
     """The evidence of a namespace of the site."""
 
     def __init__(
-        self, registry: "Registry", blobs: "Blobs", repositories: "Callable[[], Repositories]", *, builder: str
+        self,
+        registry: "Registry",
+        blobs: "Blobs",
+        repositories: "Callable[[], Repositories]",
+        *,
+        builder: str,
+        clock: "Clock",
     ) -> None:
         super().__init__(registry, blobs, builder=builder)
-        self._repositories = repositories
+        self._repositories, self._clock = repositories, clock
 
     def attach(self, build: BuildRecord) -> list[Attached]:
         """
@@ -77,6 +90,33 @@ class BuiltEvidence(Evidence):
         version = self._registry.version(build.name, build.version)
         evidence = self.of(version, build.platform, load_image(build.image, self._blobs))
         return push_evidence(_Own(self._repositories(), build.name), build.image, evidence)
+
+    def complete(self, build: BuildRecord) -> None:
+        """
+        Attach what is missing, if something is: whoever should have done it may have died, or met a full disk.
+
+        What fails here fails nothing: it is tried again when the build is asked for again.
+        """
+        try:
+            if self._is_incomplete(build):
+                self.attach(build)
+        except (MlenvError, OSError) as error:
+            _log.warning("the evidence of build %s is not attached: %s", build.id, redact(str(error)))
+
+    def _is_incomplete(self, build: BuildRecord) -> bool:
+        if build.image is None:
+            return False
+        stored = _Own(self._repositories(), build.name).stored(build.image)
+        attached = {Artifact(each.artifact_type or "", None, (), each.annotations).kind for each in stored}
+        if attached >= {*ALWAYS_ATTACHED, EvidenceKind.LOG}:
+            return False
+        made = maker_of(self._registry.builds(build.name, build.version), build.image)
+        if made is not None and made.log is not None:
+            return True
+        if made is not None and made.attempts and made.ended_at and self._clock() - made.ended_at <= LOG_GRACE:
+            # NOTE: its worker is about to close the log, which the provenance names, and to attach both.
+            return False
+        return not attached >= {*ALWAYS_ATTACHED}
 
 
 def share_evidence(

@@ -150,7 +150,13 @@ class Bases:
         return None
 
     def pull(
-        self, image: str, platform: Platform | None = None, *, name: str | None = None, progress: Progress
+        self,
+        image: str,
+        platform: Platform | None = None,
+        *,
+        name: str | None = None,
+        patient: bool = True,
+        progress: Progress,
     ) -> Base:
         """
         Bring a base in from its registry: manifest and configuration, and its layers only if they must be read for what
@@ -159,15 +165,21 @@ class Bases:
         Args:
             image: `IMAGE[:TAG|@DIGEST]`, with its registry or as Docker Hub has it.
             platform: Which one, of an image for several; None takes this machine's.
-            name: What specs call it, if not by `image`.
+            name: What specs call it, if not by `image`. A name with a digest is not given: it means that digest.
+            patient: Go on with a registry that does not answer within seconds. A server does not: others wait.
 
         Raises:
             InvalidRemoteName, ImageNotFound, InvalidImage, DigestMismatch: There is no such base.
             AccessRefused, NotInRegistry, RegistryUnreachable: Its registry does not give it.
         """
-        from mlenv.distribution.names import RemoteName
+        from mlenv.distribution.names import InvalidRemoteName, RemoteName
 
-        return self._pull(RemoteName.parse(image), platform, full_name(name or image), progress)
+        if name is not None and RemoteName.parse(name).digest is not None:
+            raise InvalidRemoteName(name, "a base is given no name with a digest")
+        remote = RemoteName.parse(image)
+        if not patient and self._registries is not None:
+            self._registries().check_reachable(remote)
+        return self._pull(remote, platform, full_name((name or image).strip()), progress)
 
     def _pull(self, remote: "RemoteName", platform: Platform | None, name: str | None, progress: Progress) -> Base:
         from mlenv.service.pulling import fetch_image, fetch_layers

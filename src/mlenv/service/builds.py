@@ -145,7 +145,7 @@ class Builds:
     ) -> None:
         """
         Args:
-            found: Told of a build whose image was there already, so that no worker sees it.
+            found: Told of a build whose image is there already, so that no worker sees it, each time it is asked for.
             requested_by: The name of who asks.
         """
         self._scope = scope
@@ -207,7 +207,7 @@ class Builds:
             reach("build.requested")
             with suppress(Unavailable):
                 self._queue().enqueue(self._scope, kept.id, priority=priority)
-        elif new:
+        elif kept.status is BuildStatus.SUCCEEDED:
             self._found(kept)
         return kept
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlenv.build.interface import Blobs
     from mlenv.service.interface import Registry
 
+#: What every image has attached that mlenv built or pushed. Some have more: a log, if one was kept.
+ALWAYS_ATTACHED: Final = (EvidenceKind.LOCK, EvidenceKind.SPEC, EvidenceKind.PROVENANCE)
 _BASE: Final = "org.opencontainers.image.base.digest"
 
 
@@ -100,7 +102,7 @@ class Evidence:
             _attachment(EvidenceKind.SPEC, image.manifest, spec_document(version.spec)),
         ]
         builds = self._registry.builds(version.name, version.version)
-        record = _maker(builds, image.manifest.digest)
+        record = maker_of(builds, image.manifest.digest)
         if record is None and any(not each.status.ended and each.platform == platform for each in builds):
             return tuple(found)
         base, compression = _base_of(image, lock), _compression(image, lock)
@@ -140,7 +142,7 @@ def push_evidence(repository: Repository, image: Digest, evidence: Sequence[Atta
     return done
 
 
-def _maker(builds: Sequence[BuildRecord], image: Digest) -> BuildRecord | None:
+def maker_of(builds: Sequence[BuildRecord], image: Digest) -> BuildRecord | None:
     """
     The build that made an image: of those that ended with it, the first that did something.
 

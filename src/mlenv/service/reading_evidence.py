@@ -1,7 +1,7 @@
 """Evidence about an image, read from a registry: what is attached to it, checked before it is believed."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -19,7 +19,7 @@ from mlenv.core.evidence import (
 from mlenv.core.image import INDEX_TYPE, Descriptor, Image
 from mlenv.core.platform import Platform
 from mlenv.errors import NotFound
-from mlenv.service.evidence import Attachment
+from mlenv.service.evidence import ALWAYS_ATTACHED, Attachment
 from mlenv.threads import in_threads
 
 if TYPE_CHECKING:
@@ -128,8 +128,13 @@ def list_evidence(
         NoEvidence: There is no image for the platform.
         And what the repository raises.
     """
+    return evidence_about(repository, subjects_of(repository, reference, platform), kind)
+
+
+def evidence_about(repository: Repository, subjects: Iterable[Subject], kind: EvidenceKind | None) -> list[Found]:
+    """What is attached to images and indexes. Raises as `list_evidence`."""
     found = []
-    for subject in _subjects(repository, reference, platform):
+    for subject in subjects:
         listed = repository.referrers(subject.manifest.digest, kind.artifact_type if kind else None)
         unique = list({each.digest: each for each in listed}.values())
         if len(unique) > _MOST:
@@ -171,7 +176,20 @@ def fetch(repository: Repository, found: Found) -> Iterator[bytes]:
     yield last
 
 
-def _subjects(repository: Repository, reference: str, platform: Platform | None) -> Iterator[Subject]:
+def missing_evidence(subjects: Iterable[Subject], found: Sequence[Found]) -> dict[Digest, list[EvidenceKind]]:
+    """What images lack that are attached to by whoever builds them, or pushes them, with mlenv: by their digests."""
+    missing = {}
+    for subject in subjects:
+        digest = subject.manifest.digest
+        there = {each.artifact.kind for each in found if each.subject.manifest.digest == digest}
+        lacks = [each for each in ALWAYS_ATTACHED if each not in there]
+        if lacks and subject.manifest.media_type not in _INDEX_TYPES:
+            missing[digest] = lacks
+    return missing
+
+
+def subjects_of(repository: Repository, reference: str, platform: Platform | None) -> Iterator[Subject]:
+    """An image; or an index with the images in it, or the one for a platform. Raises as `list_evidence`."""
     descriptor, data = repository.manifest(reference)
     what = f"the manifest {descriptor.digest}"
     if descriptor.media_type not in _INDEX_TYPES:

@@ -149,8 +149,24 @@ class RemoteArtifacts(Artifacts):
         super().ensure(packages, sources, progress=progress)
 
 
+class BaseServer(Protocol):
+    """What a server does with bases. `mlenv.client.registry.RemoteRegistry` is the one there is."""
+
+    def pull_base(self, image: str, platform: Platform | None, name: str | None) -> BaseFacts:
+        """Let it take a base image from its registry; gives what it offers, once it is at hand there."""
+
+
 class RemoteBases(Bases):
     """The base images of a server."""
+
+    def __init__(self, server: BaseServer, *arguments: Any, **keywords: Any) -> None:
+        """
+        Args:
+            server: Pulls bases.
+            arguments, keywords: As for `Bases`.
+        """
+        super().__init__(*arguments, **keywords)
+        self._server = server
 
     def need(self, name: str, platform: Platform | None = None, *, pull: bool = True, progress: Progress) -> Base:
         """A base there by what a spec's `image` says. Raises `BaseNotHere`."""
@@ -170,13 +186,39 @@ class RemoteBases(Bases):
         """Refused."""
         raise NotThroughServer("making a base image", _ON_SERVER)
 
-    def pull(self, *_: object, **__: object) -> NoReturn:
-        """Refused."""
-        raise NotThroughServer("pulling a base image", "a build there pulls the base it needs by itself")
+    def pull(
+        self,
+        image: str,
+        platform: Platform | None = None,
+        *,
+        name: str | None = None,
+        patient: bool = True,
+        progress: Progress,
+    ) -> Base:
+        """
+        Let the server take a base in from its registry, with the account that the server has there.
+
+        Raises:
+            As `Bases.pull`; and `HostNotListed` for a registry that the server does not speak to.
+        """
+        from mlenv.distribution.problems import AccessRefused, UntrustedRegistry
+
+        with progress.step(f"Pulling {image} on the server") as step:
+            try:
+                facts = self._server.pull_base(image, platform, name)
+            except (AccessRefused, UntrustedRegistry) as error:
+                # What the server's own hint names is done there.
+                error.hint = _THERE
+                raise
+            step.note(str(facts.digest))
+        return Base(_image_of(facts), facts)
 
 
 #: What to do about it.
 _ON_SERVER: Final = "do it where the server runs, with the server's home as MLENV_HOME and `--embedded`"
+_THERE: Final = (
+    "it is the server that asks: its account and the registries that it trusts are for whoever runs it to set"
+)
 _NEW_LAYERS: Final = re.compile(r"\b(\d+) new\b")
 
 

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mlenv.core.site_policy import DEFAULT_POLICY, SitePolicy
@@ -82,7 +81,7 @@ class InScope(Embedded):
             lambda: self.hosted.logs,
             clock=utc_now,
             new_id=new_id,
-            found=lambda build: self.evidence.attach(build),
+            found=lambda build: self.evidence.complete(build),
             requested_by=self.author.name if self.author else None,
         )
 
@@ -123,7 +122,7 @@ class InScope(Embedded):
         from mlenv import __version__
         from mlenv.service.attaching import BuiltEvidence
 
-        return BuiltEvidence(self.registry, self.blobs, lambda: self.repositories, builder=__version__)
+        return BuiltEvidence(self.registry, self.blobs, lambda: self.repositories, builder=__version__, clock=utc_now)
 
     @cached_property
     def environment_images(self) -> "EnvironmentImages":
@@ -302,7 +301,5 @@ class Hosted:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

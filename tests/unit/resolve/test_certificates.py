@@ -10,7 +10,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from mlenv.resolve.certificates import trusting_context
+from mlenv.certificates import trusting_context
 from mlenv.resolve.failures import IndexUnreachable
 from mlenv.resolve.index_http import HttpFetcher
 

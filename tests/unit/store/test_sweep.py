@@ -59,6 +59,8 @@ def test_a_blob_that_is_found_is_in_use(layout: OciLayout, use: str) -> None:
         layout.put([DATA], digest=digest, size=len(DATA), what="blob")
     assert sweep.remove(digest, before=before) is None
     assert layout.read(digest) == DATA
+    # It was not taken aside even for a moment: whoever reads it would have missed it.
+    assert not (layout.root / "aside").exists()
 
 
 class _TooLate(Sweep):

@@ -1,9 +1,10 @@
 """Uploads: resumed by anybody, written by one at a time, and whole or not at all."""
 
 import os
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,35 @@ def test_pieces_become_a_blob(uploads: Uploads, layout: OciLayout, algorithm: st
     assert list((layout.root / "uploads").iterdir()) == []
     with pytest.raises(UploadNotFound):
         other.size(WHO, id)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_a_blob_is_on_the_disk_before_it_has_its_name(
+    uploads: Uploads, layout: OciLayout, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut after the rename would otherwise leave a name of bytes that were never written."""
+    id, digest = uploads.start(WHO), Digest.of(DATA, algorithm)
+    send(uploads, id, DATA)
+    place, done = layout.place(digest), list[tuple[str, int, int]]()
+    new = [] if place.parent.exists() else [place.parent.parent]
+
+    def recorded(name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def record(what: int | Path, *rest: Path) -> None:
+            found = os.fstat(what) if isinstance(what, int) else what.stat()
+            call(what, *rest)
+            done.append((name, found.st_ino, found.st_size if stat.S_ISREG(found.st_mode) else 0))
+
+        return record
+
+    monkeypatch.setattr(os, "fsync", recorded("sync", os.fsync))
+    monkeypatch.setattr(os, "replace", recorded("rename", os.replace))
+    assert finish(uploads, id, digest) == len(DATA)
+    blob = place.stat().st_ino
+    assert done == [
+        ("sync", blob, len(DATA)),
+        ("rename", blob, len(DATA)),
+        *(("sync", each.stat().st_ino, 0) for each in [*new, place.parent]),
+    ]
 
 
 def test_what_another_process_added_is_hashed_too(uploads: Uploads, layout: OciLayout) -> None:
