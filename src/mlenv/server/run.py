@@ -22,8 +22,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from mlenv.errors import Unavailable
+from mlenv.server.http_protocol import PatientHttp
 from mlenv.server.settings import Settings
-from mlenv.server.slow_heads import PatientH11
 from mlenv.server.tls import Certificate
 
 _log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def serve(
     """
     config = uvicorn.Config(
         serving.app,
-        http=PatientH11,
+        http=PatientHttp,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -166,7 +166,6 @@ def serve(
         ssl_keyfile=str(certificate.key) if certificate else None,
         timeout_keep_alive=int(settings.keep_alive) or 1,
         timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout)),
-        h11_max_incomplete_event_size=settings.max_headers + (16 << 10),
     )
     server = _Server(config, serving, settings.shutdown_timeout, alone=parent < 0)
     if parent >= 0:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from mlenv.server.http_protocol import PatientHttp
 from mlenv.server.middleware import Message, Receive, Scope, Send
 from mlenv.server.sendfile import send_file
-from mlenv.server.slow_heads import PatientH11
 from mlenv.server.tls import ensure
 
 #: More than any buffer on the way, and not a multiple of what is sent at once.
@@ -70,7 +70,7 @@ def sender(request: pytest.FixtureRequest, large: Path) -> Iterator[Sender]:
             os.close(descriptor)
 
     config = uvicorn.Config(
-        app, http=PatientH11, ws="none", lifespan="off", log_config=None, ssl_certfile=certificate, ssl_keyfile=key
+        app, http=PatientHttp, ws="none", lifespan="off", log_config=None, ssl_certfile=certificate, ssl_keyfile=key
     )
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))

@@ -1,6 +1,6 @@
 """
-uvicorn's HTTP/1.1, with a limit on how long a client may take to send the head of a request, and files sent by the
-kernel (`mlenv.server.sendfile`).
+uvicorn's HTTP/1.1 over httptools, with limits on how long a client may take to send the head of a request and how large that
+may be, and with files sent by the kernel (`mlenv.server.sendfile`).
 """
 
 import asyncio
@@ -8,15 +8,16 @@ from asyncio.exceptions import SendfileNotAvailableError
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-import h11
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mlenv.server.middleware import Message, Receive, Scope, Send
 from mlenv.server.sendfile import EXTENSION, read_part
 
 #: Seconds from the connection, or from the first byte of a later request, to the end of the request's head.
 HEAD_TIMEOUT: Final = 20.0
+#: Bytes of a head that has not ended yet, beyond those that came with its first byte.
+_HEAD_LIMIT: Final = 1 << 20
 #: Bytes that the kernel is given to send at once, and seconds that a client may take for them.
 _PIECE: Final = 8 << 20
 PIECE_TIMEOUT: Final = 600.0
@@ -24,10 +25,12 @@ PIECE_TIMEOUT: Final = 600.0
 _CHUNK: Final = 1 << 16
 
 
-class PatientH11(H11Protocol):
+class PatientHttp(HttpToolsProtocol):
     """Closes connections whose request does not come to the end of its head in time, and sends files."""
 
-    _head: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head = 0
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -35,28 +38,44 @@ class PatientH11(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._head = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+        self._timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
-        before = self.cycle
+        if self._in_head:
+            # The parser keeps what it was given of a head. How large a whole one may be is for the application to say.
+            self._head += len(data)
+            if self._head > _HEAD_LIMIT:
+                self.send_400_response("The head of the request is too large.")
+                return
         super().data_received(data)
-        if self.cycle is not before:
-            # The head is whole. What comes next is watched by whoever reads the body.
-            self._forget()
-        elif self._head is None and (before is None or before.response_complete):
-            self._head = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head = True, 0
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+
+    def on_headers_complete(self) -> None:
+        # What comes next is watched by whoever reads the body.
+        self._in_head = False
+        self._forget()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts < 1 and self.parser.get_http_version() == "1.1"):
+            # RFC 9112, section 3.2. The parser makes an answer of 400 of it.
+            raise ValueError("a request names one host")
+        super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
         super().connection_lost(exc)
 
     def _forget(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _too_slow(self) -> None:
-        self._head = None
+        self._timer = None
         self.transport.close()
 
     async def _with_files(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,8 +93,8 @@ class PatientH11(H11Protocol):
 
     async def _send_file(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
         """Send a part of a file as the whole body. Raises `ClientDisconnect`, and `OSError` if the file is shorter."""
-        # The connection's state is told of the bytes without being given them (h11, "Support for sendfile()").
-        self.conn.send_with_data_passthrough(h11.Data(data=cast(Any, _Promised(count))))
+        # They count as sent, as if the answer's cycle had written them itself.
+        cycle.expected_content_length -= count
         try:
             if self.scheme == "http":
                 await self._by_kernel(file, offset, count)
@@ -112,16 +131,6 @@ class PatientH11(H11Protocol):
             chunk = await read_part(file, offset, min(_CHUNK, end - offset))
             self.transport.write(chunk)
             offset += len(chunk)
-
-
-@dataclass(frozen=True, slots=True)
-class _Promised:
-    """Stands for so many bytes that are sent otherwise."""
-
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
 
 
 @dataclass(frozen=True, slots=True)
