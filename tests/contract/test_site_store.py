@@ -9,7 +9,7 @@ from mlenv.core.access import EVERYWHERE, LastAdministrator, Principal, Principa
 from mlenv.core.audit import GENESIS, Author, find_breaks
 from mlenv.core.scope import Scope, ScopeExists, ScopeKey, ScopeKind
 from mlenv.core.tokens import Token, TokenExists
-from mlenv.service.interface import SiteStore
+from mlenv.service.site_interface import SiteStore
 from mlenv.store.database import Database
 from mlenv.store.sql_site import SqlSite
 

@@ -4,13 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from mlenv.build.installed import installed_of
 from mlenv.build.interface import Blobs
 from mlenv.build.validate import load_image
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.image import Image
 from mlenv.core.image_name import full_name
-from mlenv.core.installed import with_installed
 from mlenv.core.layer import Compression, plan_layers
 from mlenv.core.lock import Lock
 from mlenv.core.locking import LockOptions
@@ -229,6 +227,9 @@ class Building:
         """
         if lock.context is None:
             return lock
+        from mlenv.build.installed import installed_of
+        from mlenv.core.installed import with_installed
+
         for compression in Compression:
             image = self._find(_context_key(version, lock, compression))
             installed = installed_of(image.manifest.digest, self._blobs) if image is not None else None

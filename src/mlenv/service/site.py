@@ -17,8 +17,9 @@ from mlenv.core.scope import Scope, ScopeKey, ScopeKind, scope_key
 from mlenv.errors import NotAuthenticated, NotFound
 
 if TYPE_CHECKING:
-    from mlenv.service.interface import Clock, SiteStore
+    from mlenv.service.interface import Clock
     from mlenv.service.services import Services
+    from mlenv.service.site_interface import SiteStore
 
 #: What secrets of tokens begin with, so that scanners find lost ones.
 TOKEN_PREFIX: Final = "mlenv_"

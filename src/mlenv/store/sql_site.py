@@ -25,7 +25,7 @@ _TOP: Final = 2**63 - 1
 
 
 class SqlSite:
-    """A `service.interface.SiteStore` over a database."""
+    """A `service.site_interface.SiteStore` over a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
