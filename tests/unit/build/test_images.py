@@ -263,7 +263,7 @@ def negative_size(builder: LayoutBuilder) -> dict[str, Any]:
         (schema_one, InvalidImage, "schemaVersion 1, expected 2"),
         (no_image, InvalidImage, "not a container image"),
         (foreign_layer, InvalidImage, r"foreign\.diff\.tar\.gzip"),
-        (negative_size, InvalidImage, "-1 bytes"),
+        (negative_size, InvalidImage, "size -1"),
     ],
 )
 @pytest.mark.parametrize("archived", [False, True])
