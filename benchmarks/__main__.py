@@ -1,22 +1,23 @@
-"""`python -m benchmarks build|start|server|queued|registry`: measure, print a table, write JSON to `benchmarks/results/`."""
+"""`python -m benchmarks build|start|server|queued|registry|conda`: measure, print a table, write JSON to `benchmarks/results/`."""
 
 import argparse
 import signal
 import sys
 
-from benchmarks import build, queued, registry, server, start
+from benchmarks import build, conda, queued, registry, server, start
 
 
 def main() -> None:
     """Run the chosen benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="build|start|server|queued|registry")
+    commands = parser.add_subparsers(required=True, metavar="build|start|server|queued|registry|conda")
     for module, name in (
         (build, "build"),
         (start, "start"),
         (server, "server"),
         (queued, "queued"),
         (registry, "registry"),
+        (conda, "conda"),
     ):
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(command)

@@ -36,6 +36,8 @@ _MAY_IMPORT: dict[str, set[str]] = {
     "wiring": {"store", "home", "client", "work"} | _SERVICE,
     "remote": {"client", "wiring"} | _SERVICE,
     "child": {"wiring", "work"},
+    # It knows py-rattler, and nothing of mlenv.
+    "conda_child": set(),
     "cli": {"client", "remote", "wiring", "home", "server"} | _SERVICE,
     # The package itself re-exports the client; running it is running the command line.
     "__init__": {"client"} | _CORE,

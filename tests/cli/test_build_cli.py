@@ -172,7 +172,27 @@ def test_what_cannot_be_locked_says_why(based: World, command: str) -> None:
     first, second, hint = done.stderr.splitlines()
     assert first == "error: these need conda, which mlenv can't lock yet:"
     assert second.endswith(": numpy=1.26")
-    assert hint.startswith("hint: take these from PyPI in the `pip:` section")
+    assert hint.startswith("hint: write `resolver: pypi` in the environment file")
+
+
+def test_conda_packages_are_taken_from_pypi_when_that_is_asked_for(based: World) -> None:
+    pip = f"['--index-url {based.index.simple}', alpha]"
+    conda = f"{{channels: [pytorch], dependencies: [python=3.11, 'pytorch::msgpack-python=1.0', {{pip: {pip}}}]}}"
+    _create(based, "taken", f"name: taken\nimage: example.org/none:1\nconda_file: {conda}\nresolver: pypi\n")
+    done = based.run("environment", "lock", "taken")
+    assert done.returncode == 0, done.stderr
+    packages = {each["name"]: each["version"] for each in json.loads(done.stdout)["packages"]}
+    assert packages | {"msgpack": "1.0.2", "alpha": "1.0"} == packages
+    assert "msgpack-python=1.0 is taken from PyPI as msgpack==1.0.*, without the channel pytorch" in done.stderr
+
+
+def test_a_conda_package_without_a_counterpart_is_refused_at_its_line(based: World) -> None:
+    conda = "{dependencies: [python=3.11, ffmpeg, msgpack-python]}"
+    _create(based, "kept", f"name: kept\nimage: example.org/none:1\nconda_file: {conda}\nresolver: pypi\n")
+    done = based.run("environment", "lock", "kept")
+    assert done.returncode == 1
+    assert "`resolver: pypi` can't take one package from PyPI" in done.stderr
+    assert "ffmpeg: " in done.stderr
 
 
 def test_a_build_without_an_image_says_how_to_name_one(based: World) -> None:

@@ -60,6 +60,8 @@ specs = st.builds(
     prereleases=st.booleans(),
     os_type=st.sampled_from(["linux", "windows"]),
     inference_config=st.none() | st.builds(InferenceConfig, routes, routes, routes),
+    cuda=st.none() | words,
+    resolver=st.sampled_from(["conda", "pypi"]),
 )
 
 

@@ -85,6 +85,8 @@ def make_world(tmp_path: Path) -> Iterator[World]:
     directory.mkdir()
     with serve() as index:
         index.wheel("pip", "25.0", files={"pip/__init__.py": "", "pip/__main__.py": "print('pip')\n"})
+        index.wheel("msgpack", "1.0.2")
+        index.wheel("msgpack", "1.1")
         index.wheel("alpha", "1.0", requires=["beta"], files={"alpha/__init__.py": "from beta import VALUE\n"})
         index.wheel("beta", "1.0", files={"beta/__init__.py": "VALUE = 42\n"})
         index.wheel("beta", "2.0", files={"beta/__init__.py": "VALUE = 43\n"})

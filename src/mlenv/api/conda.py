@@ -9,6 +9,7 @@ from mlenv.api.problems import CredentialInUrl, FileProblem, Findings, InvalidFi
 from mlenv.api.python_version import InvalidPython, both, python_from_conda
 from mlenv.api.requirements import Requirements, RequirementsReader, logical_lines
 from mlenv.api.yaml_text import Kind, Node, Scalar, YamlList, YamlMap, describe, parse_yaml, to_plain
+from mlenv.core.match_spec import InvalidMatchSpec, parse_match_spec
 from mlenv.core.redact import has_credentials, redact
 from mlenv.core.spec import CondaFile, Requirement, canonical_json
 
@@ -146,6 +147,11 @@ class _CondaReader:
             return
         if has_credentials(spec):
             self._findings.add(CredentialInUrl(scalar.place, path=self._prefix + path, url=repr(redact(spec))))
+            return
+        try:
+            parse_match_spec(spec)
+        except InvalidMatchSpec as error:
+            self._findings.add(InvalidLine(str(error), scalar.place, path=self._prefix + path, hint=error.hint))
             return
         if "://" in spec.partition("::")[0] and "::" not in spec:
             self._needs_conda.append(Requirement(spec, scalar.place.origin))

@@ -34,6 +34,27 @@ def read_build(fields: Fields, base: Path) -> BuildContext | None:
     return BuildContext(location, dockerfile.text.lstrip("/")) if dockerfile else BuildContext(location)
 
 
+def read_conda_choices(fields: Fields, conda: bool) -> tuple[str | None, str]:
+    """
+    The fields `cuda` and `resolver`, which say how a conda file is solved.
+
+    Args:
+        conda: There is a conda file.
+    """
+    cuda = fields.written("cuda", (Kind.STRING, Kind.FLOAT, Kind.INTEGER), "a CUDA version such as 12.1")
+    if cuda is not None and not re.fullmatch(schema.OWN_FIELDS["cuda"]["pattern"], cuda.text):
+        fields.wrong("cuda", cuda, "a CUDA version such as 12.1")
+    resolver = fields.text("resolver")
+    allowed = schema.OWN_FIELDS["resolver"]["enum"]
+    if resolver is not None and resolver.text not in allowed:
+        fields.wrong("resolver", resolver, " or ".join(allowed))
+    for key in ("cuda", "resolver"):
+        if key in fields and not conda:
+            why = f"`{key}` says how a conda file is solved, and there is none"
+            fields.findings.add(InvalidField(why, fields.place(key), path=key, hint="leave it out"))
+    return cuda.text if cuda else None, resolver.text if resolver else "conda"
+
+
 def _context(fields: Fields, path: Scalar, base: Path) -> str:
     if _URL.fullmatch(path.text):
         if has_credentials(path.text):

@@ -12,7 +12,13 @@ from typing import Final
 from mlenv.api import schema
 from mlenv.api.dependencies import Dependencies
 from mlenv.api.environment_dependencies import read_dependencies
-from mlenv.api.environment_parts import read_build, read_inference, read_platforms, refuse_credential
+from mlenv.api.environment_parts import (
+    read_build,
+    read_conda_choices,
+    read_inference,
+    read_platforms,
+    refuse_credential,
+)
 from mlenv.api.fields import Fields, from_flag
 from mlenv.api.files import Read, read_text
 from mlenv.api.problems import Findings, InvalidField, MissingField, Place
@@ -75,6 +81,7 @@ class _EnvironmentReader:
         platforms = read_platforms(fields)
         os_type = self._os_type()
         inference = read_inference(fields)
+        cuda, resolver = read_conda_choices(fields, dependencies.conda is not None or "conda_file" in fields)
         self._without_effect()
         self._rules(needs_image and direct is None)
         if self._findings.problems or name is None:
@@ -94,6 +101,8 @@ class _EnvironmentReader:
             prereleases=dependencies.prereleases,
             os_type=os_type,
             inference_config=inference,
+            cuda=cuda,
+            resolver=resolver,
         )
         return Definition(name, spec, version, description.text if description else None, tags, self._findings.warnings)
 

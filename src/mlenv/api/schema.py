@@ -149,6 +149,16 @@ OWN_FIELDS: Final[Mapping[str, Any]] = {
     },
     "indexes": {"type": "array", "items": INDEX, "description": "Package indexes of one's own."},
     "prereleases": {"type": "boolean", "description": "Pre-releases may be chosen.", "default": False},
+    "cuda": {
+        "type": ["string", "number"],
+        "pattern": r"^[0-9]{1,4}(\.[0-9]{1,4}){0,2}$",
+        "description": "The CUDA of the driver where it runs, for conda's choice: `12.1`. Left out: the base image's.",
+    },
+    "resolver": {
+        "enum": ["conda", "pypi"],
+        "description": "Who solves `conda_file`: `pypi` takes conda's packages from PyPI where they are there, too.",
+        "default": "conda",
+    },
 }
 
 FIELDS: Final[Mapping[str, Any]] = {**AZURE_FIELDS, **OWN_FIELDS}
@@ -165,6 +175,7 @@ def environment_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {key: dict(value) for key, value in FIELDS.items()},
         "anyOf": [{"required": [key]} for key in ("image", "build", "requirements", "python")],
+        "dependentRequired": {"cuda": ["conda_file"], "resolver": ["conda_file"]},
         "not": {
             "anyOf": [
                 {"required": ["image", "build"]},

@@ -12,6 +12,7 @@ from mlenv.api.pylock import parse_pylock
 from mlenv.api.python_version import InvalidPython, parse_python
 from mlenv.api.requirement_line import check_requirement
 from mlenv.api.requirement_options import check_index_url
+from mlenv.api.schema import OWN_FIELDS
 from mlenv.api.variables import NAME
 from mlenv.core.image_name import is_file_source
 from mlenv.core.redact import has_credentials, redact
@@ -119,6 +120,8 @@ class SpecBody(_Part):
     prereleases: bool = False
     os_type: Literal["linux", "windows"] = "linux"
     inference_config: InferenceBody | None = None
+    cuda: Annotated[str, Field(pattern=OWN_FIELDS["cuda"]["pattern"], max_length=14)] | None = None
+    resolver: Literal["conda", "pypi"] = "conda"
 
     def unchecked(self) -> Spec:
         """The spec, as it came from a server that had checked it."""
@@ -286,6 +289,8 @@ class _SpecChecker:
             self._fault(f"spec.{installed[1]}", f"can't be given together with {installed[0]}")
         if spec.build is not None and (installed or spec.python is not None):
             self._fault("spec.build", "can't be given together with what is installed without it")
+        if spec.conda is None and (spec.cuda is not None or spec.resolver != "conda"):
+            self._fault("spec.resolver", "`cuda` and `resolver` say how a conda file is solved, and there is none")
         if spec.image is None and spec.build is None and not installed and spec.python is None:
             self._fault("spec.image", "Docker image or Dockerfile is required for environments")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE: Final = "application/vnd.mlenv.listing.v1+zstd"
 #: What a listing says of a file: its path under the prefix, its hash, and whether it is executable.
-_Row: TypeAlias = tuple[str, str, bool]
+Row: TypeAlias = tuple[str, str, bool]
 #: The largest listing that is read, in bytes.
 _LIMIT: Final = 1 << 30
 
@@ -80,15 +80,20 @@ def find_conflicts(
         NotFound: A wheel that has to be opened is not there.
     """
     names: list[str] = []
-    listed: list[list[_Row]] = []
+    listed: list[list[Row]] = []
     for plan in plans:
         names += [each.name for each in plan.packages]
         listed += _recall(plan, recipe, blobs, cache) or _list(plan, recipe, blobs)
+    return compare(names, listed)
+
+
+def compare(names: Sequence[str], listed: Sequence[Sequence[Row]]) -> list[PathConflict]:
+    """The same, of what each package brings; the one that wins last."""
     disputed = _disputed([path for rows in listed for path, _, _ in rows])
     files = [
         [InstalledFile(path, 0, digest, runs) for path, digest, runs in rows if path in disputed] for rows in listed
     ]
-    return merge(files, names, []).conflicts
+    return merge(files, list(names), []).conflicts
 
 
 def _disputed(paths: Sequence[str]) -> set[str]:
@@ -131,19 +136,17 @@ def _key(plan: LayerPlan, recipe: LayerRecipe) -> Digest:
     return Digest.of(f"listing of {plan.key(recipe)}".encode())
 
 
-def _recall(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs, cache: LayerCache | None) -> list[list[_Row]]:
+def _recall(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs, cache: LayerCache | None) -> list[list[Row]]:
     remembered = cache.get(_key(plan, recipe)) if cache is not None else None
     if remembered is None or remembered.media_type != MEDIA_TYPE:
         return []
     with open(blobs.path(remembered.digest), "rb") as file:
-        rows: list[list[_Row]] = json.loads(
-            zstandard.ZstdDecompressor().decompress(file.read(), max_output_size=_LIMIT)
-        )
+        rows: list[list[Row]] = json.loads(zstandard.ZstdDecompressor().decompress(file.read(), max_output_size=_LIMIT))
     return rows
 
 
-def _list(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs) -> list[list[_Row]]:
-    listed: list[list[_Row]] = []
+def _list(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs) -> list[list[Row]]:
+    listed: list[list[Row]] = []
     for package in plan.packages:
         with open_tree(package, recipe, blobs) as tree:
             listed.append([(each.path, each.hash, each.executable) for each in tree.files])

@@ -1,8 +1,8 @@
 """
 Tar headers that depend on nothing but path, size and mode (POSIX.1-2017, pax, "ustar Interchange Format").
 
-Owner and group are 0 and have no names, the time is `MTIME`, modes are 755 and 644. A path that ustar can't hold, or
-that is not ASCII, and a size of 8 GiB or more go into a pax record before the entry.
+Owner and group are 0 and have no names, the time is `MTIME` if none is given, modes are 755 and 644. A path that ustar
+can't hold, or that is not ASCII, and a size of 8 GiB or more go into a pax record before the entry.
 """
 
 from typing import Final
@@ -16,19 +16,27 @@ END: Final = bytes(2 * BLOCK)
 _ZEROS: Final = bytes(BLOCK)
 _SIZE_LIMIT: Final = 8**11
 _FILE: Final = b"0"
+_HARD_LINK: Final = b"1"
+_LINK: Final = b"2"
 _DIRECTORY: Final = b"5"
 _PAX: Final = b"x"
 # Fields in their order: mode, uid, gid | size | mtime | checksum | type | linkname, magic, version, uname, gname,
 # devmajor, devminor | prefix, and 12 bytes of padding.
 _IDS: Final = b"0000000\0" * 2
 _TIME: Final = b"%011o\0" % MTIME
-_AFTER_TYPE: Final = bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
-_FIXED_SUM: Final = sum(_IDS) + sum(_TIME) + sum(_AFTER_TYPE) + 8 * ord(" ")
+_NO_LINK: Final = bytes(100)
+_AFTER_LINK: Final = b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
+_FIXED_SUM: Final = sum(_IDS) + sum(_AFTER_LINK) + 8 * ord(" ")
 
 
-def file_header(path: str, size: int, *, executable: bool) -> bytes:
-    """What comes before a file's content. `path` is relative, with `/`."""
-    return _entry(path, size, b"0000755\0" if executable else b"0000644\0", _FILE)
+def file_header(path: str, size: int, *, executable: bool, mtime: int = MTIME) -> bytes:
+    """What comes before a file's content. `path` is relative, with `/`; `mtime` is in seconds, below 8**11."""
+    return _entry(path, size, b"0000755\0" if executable else b"0000644\0", _FILE, mtime)
+
+
+def link_header(path: str, target: str, *, hard: bool, mtime: int = MTIME) -> bytes:
+    """A link; what a hard one says is the path of an entry that came before."""
+    return _entry(path, 0, b"0000644\0" if hard else b"0000777\0", _HARD_LINK if hard else _LINK, mtime, target)
 
 
 def directory_header(path: str) -> bytes:
@@ -41,7 +49,7 @@ def padding(size: int) -> bytes:
     return _ZEROS[: -size % BLOCK]
 
 
-def _entry(path: str, size: int, mode: bytes, kind: bytes) -> bytes:
+def _entry(path: str, size: int, mode: bytes, kind: bytes, mtime: int = MTIME, target: str = "") -> bytes:
     name, prefix, records = path.encode(), b"", b""
     if len(name) > 100 or not name.isascii():
         prefix, separate, rest = _split(name)
@@ -50,12 +58,17 @@ def _entry(path: str, size: int, mode: bytes, kind: bytes) -> bytes:
         else:
             records = _record(b"path", name)
             # The shortened name is only seen by what does not know pax.
-            name, prefix = name[-100:] if kind == _FILE else name[-101:-1] + b"/", b""
+            name, prefix = name[-101:-1] + b"/" if kind == _DIRECTORY else name[-100:], b""
             name = name[-100:]
     if size >= _SIZE_LIMIT:
         records += _record(b"size", b"%d" % size)
         size = 0
-    header = _header(name, prefix, size, mode, kind)
+    link = target.encode()
+    if len(link) > 100 or not link.isascii():
+        records += _record(b"linkpath", link)
+        link = link[:100]
+    time = _TIME if mtime == MTIME else b"%011o\0" % mtime
+    header = _header(name, prefix, size, mode, kind, time, link)
     if not records:
         return header
     return _header(b"PaxHeader", b"", len(records), b"0000644\0", _PAX) + records + padding(len(records)) + header
@@ -78,12 +91,14 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d" % length + rest
 
 
-def _header(name: bytes, prefix: bytes, size: int, mode: bytes, kind: bytes) -> bytes:
+def _header(
+    name: bytes, prefix: bytes, size: int, mode: bytes, kind: bytes, time: bytes = _TIME, link: bytes = b""
+) -> bytes:
     digits = b"%011o\0" % size
-    total = _FIXED_SUM + sum(name) + sum(prefix) + sum(mode) + sum(digits) + kind[0]
+    total = _FIXED_SUM + sum(name) + sum(prefix) + sum(mode) + sum(digits) + sum(time) + sum(link) + kind[0]
     return b"".join(
         (
-            name.ljust(100, b"\0"), mode, _IDS, digits, _TIME, b"%06o\0 " % total, kind, _AFTER_TYPE,
-            prefix.ljust(167, b"\0"),
+            name.ljust(100, b"\0"), mode, _IDS, digits, time, b"%06o\0 " % total, kind,
+            link.ljust(100, b"\0") if link else _NO_LINK, _AFTER_LINK, prefix.ljust(167, b"\0"),
         )
     )  # fmt: skip

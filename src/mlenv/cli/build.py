@@ -37,7 +37,13 @@ class LockSettings:
 def _lock_arguments(parser: argparse.ArgumentParser) -> None:
     add_reference(parser)
     add_platform(parser, "what for (default: the spec's platforms, or this machine's architecture)")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="write pylock.toml here, too; `-` for stdout")
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="write it here, too, in the format of that name: pylock.toml, or with conda packages pixi.lock, "
+        "conda-lock.yml or an @EXPLICIT list (*.txt); `-` for pylock.toml on stdout",
+    )
     parser.add_argument(
         "-f", "--file", type=Path, help="take this lock, which mlenv made of the same spec, instead of making one"
     )

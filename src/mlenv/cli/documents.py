@@ -112,6 +112,8 @@ def _spec(spec: Spec) -> dict[str, Any]:
         }
         if inference
         else None,
+        "cuda": spec.cuda,
+        "resolver": spec.resolver if spec.resolver != "conda" else None,
     }
     return {key: value for key, value in document.items() if value is not None}
 

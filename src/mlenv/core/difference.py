@@ -32,6 +32,8 @@ def describe(spec: Spec) -> dict[str, list[str]]:
         "prereleases": ["true"] if spec.prereleases else [],
         "os_type": [spec.os_type],
         "inference_config": _yaml_like(spec.to_dict()["inference_config"]) if spec.inference_config else [],
+        "cuda": _text(spec.cuda),
+        "resolver": [spec.resolver] if spec.resolver != "conda" else [],
     }
     return {name: lines for name, lines in fields.items() if lines}
 

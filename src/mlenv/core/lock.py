@@ -2,19 +2,23 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from mlenv.core.digest import Digest
 from mlenv.core.platform import Glibc, Platform, Target
 from mlenv.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from mlenv.core.conda_package import CondaPackage
+
 _LOCK_VERSION: Final = "1.0"
 _T = TypeVar("_T")
-#: The version of what `[tool.mlenv]` holds.
+#: The version of what `[tool.mlenv]` holds; with conda packages it is another one, which older programs refuse.
 _FORMAT: Final = 1
+_FORMAT_CONDA: Final = 2
 _FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f]+")
 
 
@@ -112,6 +116,8 @@ class Lock:
         bytecode: The full version of the interpreter that compiles the bytecode in images, `3.11.2`; None for images
             without bytecode. It is of the target's minor version, whose patch releases read each other's bytecode.
         context: The Dockerfile context that it is a lock of. Such a lock has no packages, and its target no Python.
+        conda: What conda installs below `packages`, sorted by name; one build of each. If Python is among them, it is
+            the target's.
     """
 
     target: Target
@@ -121,11 +127,23 @@ class Lock:
     as_of: str | None = None
     bytecode: str | None = None
     context: LockedContext | None = None
+    conda: "tuple[CondaPackage, ...]" = ()
 
     def __post_init__(self) -> None:
-        names = [each.name for each in self.packages]
-        if names != sorted(set(names)):
-            raise InvalidLock("the packages of a lock are sorted by name, one version of each")
+        for names in ([each.name for each in self.packages], [each.name for each in self.conda]):
+            if names != sorted(set(names)):
+                raise InvalidLock("the packages of a lock are sorted by name, one version of each")
+        if self.conda:
+            self._check_conda()
+
+    def _check_conda(self) -> None:
+        from mlenv.core.conda_package import NOARCH, subdir_of
+
+        fitting = (subdir_of(self.target.platform), NOARCH)
+        if strange := [each for each in self.conda if each.subdir not in fitting]:
+            raise InvalidLock(f"a lock for {self.target.platform} with {strange[0].name} for {strange[0].subdir}")
+        if self.context is not None:
+            raise InvalidLock("a lock of a Dockerfile has no conda packages")
 
     @cached_property
     def digest(self) -> Digest:
@@ -140,11 +158,19 @@ class Lock:
     @property
     def size(self) -> int:
         """Bytes to download in all."""
-        return sum(each.artifact.size for each in self.packages)
+        return sum(each.size for each in self._artifacts())
+
+    def _artifacts(self) -> Iterator[Artifact]:
+        yield from (each.artifact for each in self.packages)
+        yield from (each.artifact for each in self.conda)
 
     def package(self, name: str) -> LockedPackage | None:
         """The package of that normalised name, if it is locked."""
         return next((each for each in self.packages if each.name == name), None)
+
+    def conda_package(self, name: str) -> "CondaPackage | None":
+        """The conda package of that name, if it is locked."""
+        return next((each for each in self.conda if each.name == name), None)
 
     def to_pylock(self) -> str:
         """The lock as `pylock.toml` text: the same lock gives the same text."""
@@ -168,7 +194,7 @@ class Lock:
 
     def _tool(self) -> dict[str, Any]:
         tool: dict[str, Any] = {
-            "format": _FORMAT,
+            "format": _FORMAT_CONDA if self.conda else _FORMAT,
             "platform": str(self.target.platform),
             "python": self.target.python,
             "resolver": self.resolver,
@@ -177,7 +203,12 @@ class Lock:
             del tool["python"]
             tool["context"] = _context_to_dict(self.context)
         optional = {"bytecode": self.bytecode, "glibc": self.target.glibc, "base": self.base, "as-of": self.as_of}
-        return tool | {key: str(value) for key, value in optional.items() if value is not None}
+        tool |= {key: str(value) for key, value in optional.items() if value is not None}
+        if self.conda:
+            from mlenv.core.lock_conda import conda_to_dict
+
+            tool["conda"] = [conda_to_dict(each) for each in self.conda]
+        return tool
 
     @classmethod
     def from_pylock(cls, text: str) -> Self:
@@ -190,23 +221,25 @@ class Lock:
         try:
             document = tomllib.loads(text)
             tool = document["tool"]["mlenv"]
-            if document["lock-version"] != _LOCK_VERSION or tool["format"] != _FORMAT:
+            expected = _FORMAT_CONDA if "conda" in tool else _FORMAT
+            if document["lock-version"] != _LOCK_VERSION or tool["format"] != expected:
                 raise InvalidLock(
                     f"this lock has version {document['lock-version']!r}, format {tool['format']!r}; "
-                    f"expected {_LOCK_VERSION!r} and {_FORMAT!r}"
+                    f"expected {_LOCK_VERSION!r} and {expected!r}"
                 )
             return cls(
                 target=Target(
-                    platform=Platform.parse(_get(tool, "platform", str)),
-                    python="" if "context" in tool else _get(tool, "python", str),
-                    glibc=Glibc.parse(_get(tool, "glibc", str)) if "glibc" in tool else None,
+                    platform=Platform.parse(get_typed(tool, "platform", str)),
+                    python="" if "context" in tool else get_typed(tool, "python", str),
+                    glibc=Glibc.parse(get_typed(tool, "glibc", str)) if "glibc" in tool else None,
                 ),
                 packages=tuple(_package_from_dict(each) for each in document["packages"]),
-                resolver=_get(tool, "resolver", str),
-                base=Digest.parse(_get(tool, "base", str)) if "base" in tool else None,
-                as_of=_get(tool, "as-of", str) if "as-of" in tool else None,
-                bytecode=_get(tool, "bytecode", str) if "bytecode" in tool else None,
+                resolver=get_typed(tool, "resolver", str),
+                base=Digest.parse(get_typed(tool, "base", str)) if "base" in tool else None,
+                as_of=get_typed(tool, "as-of", str) if "as-of" in tool else None,
+                bytecode=get_typed(tool, "bytecode", str) if "bytecode" in tool else None,
                 context=_context_from_dict(tool["context"]) if "context" in tool else None,
+                conda=_conda_from_list(get_typed(tool, "conda", list)) if "conda" in tool else (),
             )
         except tomllib.TOMLDecodeError as error:
             raise InvalidLock(f"a lock that is not TOML: {error}") from error
@@ -238,19 +271,27 @@ def _context_to_dict(context: LockedContext) -> dict[str, Any]:
 def _context_from_dict(document: Mapping[str, Any]) -> LockedContext:
     bases = [
         LockedBase(
-            _get(each, "name", str),
-            Digest.parse(_get(each, "digest", str)),
-            Platform.parse(_get(each, "platform", str)) if "platform" in each else None,
+            get_typed(each, "name", str),
+            Digest.parse(get_typed(each, "digest", str)),
+            Platform.parse(get_typed(each, "platform", str)) if "platform" in each else None,
         )
-        for each in _get(document, "bases", list)
+        for each in get_typed(document, "bases", list)
     ]
     arguments = document.get("arguments", {})
     return LockedContext(
-        digest=Digest.parse(_get(document, "digest", str)),
-        dockerfile=_get(document, "dockerfile", str),
+        digest=Digest.parse(get_typed(document, "digest", str)),
+        dockerfile=get_typed(document, "dockerfile", str),
         bases=tuple(bases),
-        arguments=tuple((name, _get(arguments, name, str)) for name in sorted(arguments)),
+        arguments=tuple((name, get_typed(arguments, name, str)) for name in sorted(arguments)),
     )
+
+
+def _conda_from_list(entries: list[Any]) -> "tuple[CondaPackage, ...]":
+    from mlenv.core.lock_conda import conda_from_dict
+
+    if not entries:
+        raise InvalidLock("a lock with an empty list of conda packages")
+    return tuple(map(conda_from_dict, entries))
 
 
 def _package_to_dict(package: LockedPackage) -> dict[str, Any]:
@@ -272,11 +313,11 @@ def _package_to_dict(package: LockedPackage) -> dict[str, Any]:
 def _package_from_dict(document: Mapping[str, Any]) -> LockedPackage:
     tool = document.get("tool", {}).get("mlenv", {})
     return LockedPackage(
-        name=_get(document, "name", str),
-        version=_get(document, "version", str),
+        name=get_typed(document, "name", str),
+        version=get_typed(document, "version", str),
         artifact=_artifact_from_dict(document["wheels"][0]),
-        requires=tuple(_get(each, "name", str) for each in document.get("dependencies", ())),
-        requested=_get(tool, "requested", bool) if "requested" in tool else False,
+        requires=tuple(get_typed(each, "name", str) for each in document.get("dependencies", ())),
+        requested=get_typed(tool, "requested", bool) if "requested" in tool else False,
         built_from=_artifact_from_dict(tool["built-from"]) if "built-from" in tool else None,
     )
 
@@ -293,14 +334,14 @@ def _artifact_to_dict(artifact: Artifact) -> dict[str, Any]:
 
 def _artifact_from_dict(document: Mapping[str, Any]) -> Artifact:
     return Artifact(
-        filename=_get(document, "name", str),
-        size=_get(document, "size", int),
+        filename=get_typed(document, "name", str),
+        size=get_typed(document, "size", int),
         digest=Digest.parse(f"sha256:{document['hashes']['sha256']}"),
-        url=_get(document, "url", str) if "url" in document else None,
+        url=get_typed(document, "url", str) if "url" in document else None,
     )
 
 
-def _get(document: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+def get_typed(document: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     """A value that must be there and be of that type. Raises `KeyError` or `InvalidLock`."""
     value = document[key]
     if type(value) is not kind:

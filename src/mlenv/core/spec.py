@@ -153,6 +153,9 @@ class Spec:
         prereleases: Pre-releases may be chosen for every package.
         os_type: `linux` or `windows`.
         inference_config: Routes of an inference server.
+        cuda: The CUDA that the driver gives where it runs, `12.1`, for conda's choice of packages; None leaves it to
+            the base.
+        resolver: Who solves the conda file: `conda`; or `pypi`, which takes its packages from PyPI.
     """
 
     image: str | None = None
@@ -169,6 +172,8 @@ class Spec:
     prereleases: bool = False
     os_type: str = "linux"
     inference_config: InferenceConfig | None = None
+    cuda: str | None = None
+    resolver: str = "conda"
 
     @property
     def pip_requirements(self) -> tuple[Requirement, ...]:
@@ -217,6 +222,8 @@ class Spec:
             inference_config=InferenceConfig(**{key: Route(**value) for key, value in inference.items()})
             if inference
             else None,
+            cuda=data.get("cuda"),
+            resolver=data.get("resolver", "conda"),
         )
 
 

@@ -14,6 +14,20 @@ from mlenv.core.spec import PUBLIC, Requirement, Sources
 
 
 @dataclass(frozen=True, slots=True)
+class Provided:
+    """
+    A project that is there already, and is neither looked for nor installed: conda brings it.
+
+    Attributes:
+        name: Normalised (PEP 503).
+        wheel: A wheel of its metadata, in the resolver's reach.
+    """
+
+    name: str
+    wheel: Path
+
+
+@dataclass(frozen=True, slots=True)
 class ResolveRequest:
     """
     What is asked of a resolver.
@@ -29,6 +43,7 @@ class ResolveRequest:
         allow_source_auto: Any package without a wheel may be; each is reported.
         prereleases: Pre-releases may be chosen for every package.
         as_of: Files uploaded later are not seen (UTC), or None.
+        provided: What is there already: taken at its version, and left out of the answer.
     """
 
     requirements: tuple[Requirement, ...]
@@ -40,6 +55,7 @@ class ResolveRequest:
     allow_source_auto: bool = False
     prereleases: bool = False
     as_of: datetime | None = None
+    provided: tuple[Provided, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

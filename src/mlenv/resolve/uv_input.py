@@ -64,7 +64,8 @@ def write(attempt: Attempt, directory: Path, *, public: str | None) -> None:
     indexes = _indexes(attempt, public)
     (directory / "uv.toml").write_text(tomli_w.dumps(_configuration(attempt, indexes)), encoding="utf-8")
     (directory / "pyproject.toml").write_text(tomli_w.dumps(_project(attempt, indexes)), encoding="utf-8")
-    constraints = "".join(f"{each.text}\n" for each in attempt.constraints)
+    provided = [f"{each.name} @ {each.wheel.as_uri()}" for each in attempt.request.provided]
+    constraints = "".join(f"{each}\n" for each in (*provided, *(line.text for line in attempt.constraints)))
     (directory / "constraints.txt").write_text(constraints, encoding="utf-8")
     build = f"setuptools{attempt.setuptools}\n" if attempt.setuptools else ""
     (directory / "build-constraints.txt").write_text(build, encoding="utf-8")
@@ -95,8 +96,10 @@ def compile_arguments(attempt: Attempt, python: str) -> list[str]:
         *("--python-version", attempt.request.target.python, "--python-platform", uv_platform(attempt.request.target)),
         *("--only-binary", ":all:"),
     ]
-    if attempt.constraints:
+    if attempt.constraints or attempt.request.provided:
         arguments += ["--constraints", "constraints.txt"]
+    for each in attempt.request.provided:
+        arguments += ["--no-emit-package", each.name]
     if attempt.setuptools:
         arguments += ["--build-constraints", "build-constraints.txt"]
     for name in sorted(source):

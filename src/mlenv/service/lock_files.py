@@ -148,6 +148,8 @@ def why_not(lock: Lock, spec: Spec, platform: Platform) -> str | None:
     """
     if lock.context is not None or spec.build is not None:
         return "a Dockerfile is locked where it is built"
+    if lock.conda and not (spec.conda and spec.conda.needs_conda and spec.resolver == "conda"):
+        return "it has conda packages, and the spec asks for none"
     wanted = spec.conda.python if spec.conda and spec.conda.python else spec.python
     if lock.target.platform != platform:
         return f"it is for {lock.target.platform}"

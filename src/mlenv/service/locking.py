@@ -13,7 +13,7 @@ from mlenv.core.platform import GLIBC_FLOOR, Platform, Target
 from mlenv.core.progress import Progress
 from mlenv.core.pylock_select import select_pylock
 from mlenv.core.python_version import choose, without_offer
-from mlenv.core.spec import Requirement, Spec
+from mlenv.core.spec import CondaFile, Requirement, Spec
 from mlenv.errors import Conflict, InvalidInput, MlenvError, NotFound
 from mlenv.faults import reach
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 class NeedsConda(InvalidInput):
     """A conda file that asks for packages which only conda has."""
 
-    hint = "take these from PyPI in the `pip:` section instead, where they have a counterpart there"
+    hint = (
+        "write `resolver: pypi` in the environment file to take what has a counterpart on PyPI from there, "
+        "or name it in the `pip:` section yourself"
+    )
 
     def __init__(self, packages: Sequence[Requirement]) -> None:
         lines = "".join(f"\n  {each}" for each in packages)
@@ -156,19 +159,24 @@ class Locking:
 
     def write(self, lock: Lock, path: Path) -> None:
         """
-        Write a lock as `pylock.toml`, with the wheels beside it that were built here and have no address.
+        Write a lock in the format that the file's name stands for (`conda_exports.lock_text`), with the wheels beside it
+        that were built here and have no address.
 
         Raises:
+            NotExportable: The format has no words for this lock. Nothing was written.
             NotFound: Such a wheel is not in the store any more.
             OSError: The files can't be written.
         """
         import shutil
 
+        from mlenv.core.conda_exports import lock_text
+
+        text = lock_text(lock, path.name)
         for package in lock.packages:
             if package.artifact.url is None:
                 shutil.copyfile(self._blobs.path(package.artifact.digest), path.parent / package.artifact.filename)
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(lock.to_pylock(), "utf-8")
+        partial.write_text(text, "utf-8")
         partial.replace(path)
 
     def _make(self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress) -> Lock:
@@ -256,7 +264,7 @@ class Locking:
         elif not spec.has_dependencies:
             packages, resolver = (), "none"
         else:
-            requirements, seeds = _asked(spec, target)
+            requirements, seeds = _asked(spec, target, progress)
             request = ResolveRequest(
                 requirements=requirements,
                 seeds=seeds,
@@ -303,11 +311,11 @@ class Locking:
 def require_lockable(version: EnvironmentVersion) -> None:
     """Raise `NeedsConda` for a version of a kind that can't be locked."""
     spec = version.spec
-    if spec.conda and spec.conda.needs_conda:
+    if spec.conda and spec.conda.needs_conda and spec.resolver == "conda":
         raise NeedsConda(spec.conda.needs_conda)
 
 
-def _asked(spec: Spec, target: Target) -> tuple[tuple[Requirement, ...], tuple[Requirement, ...]]:
+def _asked(spec: Spec, target: Target, progress: Progress) -> tuple[tuple[Requirement, ...], tuple[Requirement, ...]]:
     """
     What to resolve, and what to add on our own account.
 
@@ -319,8 +327,22 @@ def _asked(spec: Spec, target: Target) -> tuple[tuple[Requirement, ...], tuple[R
         return spec.pip_requirements, tuple(seeds)
     if tuple(map(int, target.python_minor.split("."))) <= (3, 12):
         seeds += [Requirement("setuptools<81"), Requirement("wheel")]
-    named = [each for each in spec.conda.packages if each not in spec.conda.needs_conda]
-    return (*map(to_pip_requirement, named), *spec.conda.pip), tuple(seeds)
+    if spec.conda.needs_conda:
+        return (*_from_pypi(spec.conda, progress), *spec.conda.pip), tuple(seeds)
+    return (*map(to_pip_requirement, spec.conda.packages), *spec.conda.pip), tuple(seeds)
+
+
+def _from_pypi(conda: CondaFile, progress: Progress) -> list[Requirement]:
+    """A conda file's packages, for `resolver: pypi`. Raises `NotOnPypi`."""
+    from mlenv.core.conda_to_pypi import to_pypi
+
+    with progress.step("Taking conda packages from PyPI") as step:
+        replaced = to_pypi(conda)
+        step.note(", ".join(f"{each.asked.text} as {each.taken.text}" for each in replaced))
+    for each in replaced:
+        if each.lost:
+            progress.warn(str(each))
+    return [each.taken for each in replaced]
 
 
 def _check_same(version: EnvironmentVersion, lock: Lock, options: LockOptions) -> None:

@@ -17,6 +17,7 @@ GOOD = [
     "name: e\nimage: i\n",
     "name: e\nversion: 1.10\nimage: i\ntags: {a: 2.10, b: , c: yes}\nos_type: LINUX\n",
     "name: e\nimage: i\nconda_file: {name: c, dependencies: [python=3.10, {pip: [a]}]}\n",
+    "name: e\nimage: i\nconda_file: {dependencies: [numpy=1.26]}\ncuda: 12.1\nresolver: pypi\n",
     "name: e\nrequirements: [numpy]\npython: 3.10\nplatforms: [linux/amd64]\nallow_source: [a]\nprereleases: true\n",
     """name: e
 python: '>=3.10'
@@ -48,6 +49,9 @@ BAD = [
     "name: e\nimage: i\ninference_config: {}\n",
     "name: e\nimage: i\nindexes: [{name: a}]\n",
     "name: e\nimage: i\nversion:\n",
+    "name: e\nimage: i\ncuda: 12.1\n",
+    "name: e\nimage: i\nconda_file: {dependencies: [a]}\ncuda: twelve\n",
+    "name: e\nimage: i\nconda_file: {dependencies: [a]}\nresolver: mamba\n",
 ]
 
 

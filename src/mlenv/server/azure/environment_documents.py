@@ -104,6 +104,8 @@ def _is_whole(spec: Spec) -> bool:
         return False
     if spec.prereleases or (spec.build is not None and (spec.build.digest or not _URL.match(spec.build.path))):
         return False
+    if spec.cuda is not None or spec.resolver != "conda":
+        return False
     if spec.conda is None:
         return spec.sources == PUBLIC and not (spec.python or spec.environment_variables or spec.constraints)
     variables = json.loads(spec.conda.document).get("variables") or {}

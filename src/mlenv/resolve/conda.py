@@ -1,0 +1,207 @@
+"""The resolver for conda's world: py-rattler, asked for a target in a process of its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, Final, cast
+
+from mlenv.core.conda_package import ENDINGS, CondaPackage, InvalidCondaPackage, NoArch
+from mlenv.core.digest import Digest, InvalidDigest
+from mlenv.core.lock import Artifact, InvalidLock
+from mlenv.core.progress import Progress
+from mlenv.core.redact import redact, without_credentials
+from mlenv.errors import MlenvError
+from mlenv.resolve.conda_channels import ChannelTable, addresses
+from mlenv.resolve.conda_credentials import ChannelAccess
+from mlenv.resolve.conda_diagnosis import Diagnosis, refusing_url
+from mlenv.resolve.conda_process import MEMORY, CondaProcess, Refused
+from mlenv.resolve.conda_request import CondaRequest, Plan, make_plan
+from mlenv.resolve.condarc import NO_SETTINGS, CondaSettings
+
+#: Whole seconds for one request, its answer and all: repodata of a large channel has some 50 MB.
+_REQUEST: Final = 120
+_RETRIES: Final = 1
+
+
+class UnusableRecord(MlenvError):
+    """A channel describes a package in a way that nothing can be locked by. `url` is the package's, redacted."""
+
+    hint = "whoever runs the channel can index it anew; or take the package from another channel"
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"{redact(url)[:500]}: {why}")
+        self.url, self.why = redact(url), why
+
+
+class CondaResolver:
+    """
+    Solves with py-rattler.
+
+    Args:
+        cache: A directory for what channels sent; its own, safe to share between processes.
+        settings: conda's, as `read_settings` gives them.
+        stored: Credentials by host, as `read_stored` gives them.
+        own: Whether the user's netrc and keyring may be used.
+        offline: Whether only what was fetched before is used, whatever the settings say.
+        timeout: Seconds for one solution.
+        memory: Bytes of address space that the solver may use, or 0 for any.
+    """
+
+    def __init__(
+        self,
+        cache: Path,
+        *,
+        settings: CondaSettings = NO_SETTINGS,
+        stored: Mapping[str, Mapping[str, Any]] | None = None,
+        own: bool = True,
+        offline: bool = False,
+        timeout: float = 600.0,
+        memory: int = MEMORY,
+    ) -> None:
+        self._cache, self._settings, self._stored, self._own = cache, settings, stored or {}, own
+        self._offline = offline or settings.offline
+        self._timeout, self._memory = timeout, memory
+        self._alias: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`py-rattler 0.28.0`."""
+        return f"py-rattler {installed_version('py-rattler')}"
+
+    def channels(self, request: CondaRequest) -> tuple[str, ...]:
+        """The addresses that a request leads to, in order, without asking any. Raises as `solve`."""
+        return tuple(addresses(self._plan(request, self._find_alias())[0].channels))
+
+    def access(self) -> ChannelAccess:
+        """How files of channels are asked for: mirrors and credentials. Raises `CondaMissing`, `InvalidChannel`."""
+        return self._access(ChannelTable(self._settings, self._find_alias()))
+
+    def solve(self, request: CondaRequest, *, progress: Progress) -> tuple[CondaPackage, ...]:
+        """
+        Solve: every package, sorted by name.
+
+        Raises:
+            ResolutionFailed: There is no answer; a subclass says which kind of failure, culprit first.
+            ExceptionGroup: Several lines are not match specs.
+            InvalidChannel, NoCondaPlatform, InvalidCuda: What is asked for can't be.
+            ChannelUnreachable, ChannelRefused, ChannelNotFound: A channel did not answer, or not so.
+            UnusableRecord: A channel describes a package in a way that it can't be locked by.
+            CondaMissing, CondaTimeout, CondaCrashed: The solver itself failed.
+        """
+        count = len(request.specs)
+        title = f"Solving {count} conda package{'s' * (count != 1)} for {request.target.platform}"
+        with progress.step(title) as step, self._process() as process:
+            self._alias = process.alias
+            plan, table = self._plan(request, process.alias)
+            access = self._access(table)
+            self._open(process, plan, access)
+            try:
+                records = plan.solve(process)
+            except Refused as refused:
+                records = self._again(refused, process, plan, access, request, table)
+            found = read_records(records, plan)
+            step.note(f"{len(found)} packages")
+        return found
+
+    def _again(
+        self,
+        refused: Refused,
+        process: CondaProcess,
+        plan: Plan,
+        access: ChannelAccess,
+        request: CondaRequest,
+        table: ChannelTable,
+    ) -> list[dict[str, Any]]:
+        """Once more with what the keyring has, if that was missing. Raises what the failure means."""
+        url = refusing_url(refused.text)
+        if url is not None and access.ask_keyring(url):
+            self._open(process, plan, access)
+            try:
+                return plan.solve(process)
+            except Refused as again:
+                refused = again
+        raise Diagnosis(process, plan, request, table, offline=self._offline).failure(refused) from None
+
+    def _process(self) -> CondaProcess:
+        return CondaProcess(timeout=self._timeout, memory=self._memory)
+
+    def _find_alias(self) -> str:
+        """Where channels are that are only named, if the settings do not say: rattler knows."""
+        alias = self._settings.channel_alias or self._alias
+        if alias is None:
+            with self._process() as process:
+                alias = self._alias = process.alias
+        return alias
+
+    def _plan(self, request: CondaRequest, alias: str) -> tuple[Plan, ChannelTable]:
+        table = ChannelTable(self._settings, alias)
+        return make_plan(request, table, pip=self._settings.add_pip_as_python_dependency), table
+
+    def _access(self, table: ChannelTable) -> ChannelAccess:
+        return ChannelAccess(table, self._stored, own=self._own)
+
+    def _open(self, process: CondaProcess, plan: Plan, access: ChannelAccess) -> None:
+        urls = tuple(addresses(plan.channels))
+        self._cache.mkdir(parents=True, exist_ok=True)
+        process.ask(
+            "open",
+            cache=str(self._cache),
+            offline=self._offline,
+            sharded=True,
+            timeout=_REQUEST,
+            retries=_RETRIES,
+            mirrors=access.mirrors(urls),
+            headers=access.headers(urls),
+        )
+
+
+def read_records(records: Sequence[Mapping[str, Any]], plan: Plan) -> tuple[CondaPackage, ...]:
+    """The solver's answer, checked. Raises `UnusableRecord`."""
+    wanted: dict[str, list[str]] = {}
+    for each in plan.asked:
+        if not each.seed:
+            wanted.setdefault(each.spec.name, []).append(each.line.text)
+    found = sorted((_package(each, plan) for each in records), key=lambda each: each.name)
+    return tuple(replace(each, requested=wanted[each.name][0]) if each.name in wanted else each for each in found)
+
+
+def _package(record: Mapping[str, Any], plan: Plan) -> CondaPackage:
+    url, name, filename = record["url"], record["name"], record["filename"]
+    stem = f"{name}-{record['version']}-{record['build']}"
+    if filename not in {f"{stem}{ending}" for ending in ENDINGS}:
+        raise UnusableRecord(url, f"the channel describes {filename[:200]!r} as {stem[:200]!r}")
+    if record["sha256"] is None or record["size"] is None:
+        missing = "sha256" if record["sha256"] is None else "size"
+        raise UnusableRecord(url, f"the channel does not tell its {missing}, by which it would be locked")
+    if record["subdir"] not in plan.platforms:
+        raise UnusableRecord(url, f"it is for {str(record['subdir'])[:50]!r}, not for {' or '.join(plan.platforms)}")
+    channel = record["channel"].rstrip("/")
+    if channel not in set(addresses(plan.channels)):
+        raise UnusableRecord(url, f"it comes from {redact(channel)[:200]}, which was not asked for it")
+    try:
+        return _made(record, channel)
+    except (InvalidCondaPackage, InvalidLock, InvalidDigest) as error:
+        raise UnusableRecord(url, str(error)) from error
+
+
+def _made(record: Mapping[str, Any], channel: str) -> CondaPackage:
+    url, filename = record["url"], record["filename"]
+    digest = Digest.parse(f"sha256:{record['sha256']}")
+    return CondaPackage(
+        name=record["name"],
+        version=record["version"],
+        build=record["build"],
+        build_number=record["build_number"],
+        subdir=record["subdir"],
+        channel=channel,
+        artifact=Artifact(filename, record["size"], digest, without_credentials(url)),
+        md5=record["md5"],
+        depends=tuple(record["depends"]),
+        constrains=tuple(record["constrains"]),
+        noarch=cast("NoArch | None", record["noarch"]),
+        timestamp=record["timestamp"],
+        # NOTE: some channels have whole licence texts here.
+        license=" ".join((record["license"] or "").split())[:200] or None,
+        site_packages=record["site_packages"],
+    )
