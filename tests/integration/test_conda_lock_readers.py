@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.world import make_world
+from uv import find_uv_bin
 
 from mlenv.core.conda_exports import lock_text
 from mlenv.core.conda_package import CondaPackage, NoArch
@@ -174,7 +175,7 @@ def test_rattler_reads_an_explicit_list(written: Path) -> None:
 
 
 def test_uv_takes_the_pip_part_of_the_lock(written: Path) -> None:
-    command = ["uv", "pip", "install", "--dry-run", "--offline", "--no-config", "--target", str(written / "x")]
+    command = [find_uv_bin(), "pip", "install", "--dry-run", "--offline", "--no-config", "--target", str(written / "x")]
     command += ["--python", sys.executable, "--python-version", "3.11", "--python-platform", "x86_64-unknown-linux-gnu"]
     result = subprocess.run(
         [*command, "-r", str(written / "pylock.toml")], capture_output=True, text=True, timeout=60, check=False
