@@ -154,6 +154,8 @@ def serve(
     config = uvicorn.Config(
         serving.app,
         http=PatientHttp,
+        # Not uvloop, which is taken where it happens to be installed: it can't send files.
+        loop="asyncio",
         ws="none",
         lifespan="off",
         log_config=None,
