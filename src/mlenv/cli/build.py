@@ -41,8 +41,8 @@ def _lock_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         type=Path,
         metavar="FILE",
-        help="write it here, too, in the format of that name: pylock.toml, or with conda packages pixi.lock, "
-        "conda-lock.yml or an @EXPLICIT list (*.txt); `-` for pylock.toml on stdout",
+        help="write it here, too, as pylock.toml; `-` for stdout (pixi.lock, conda-lock.yml and *.txt are names of "
+        "locks with conda packages, which are not made yet)",
     )
     parser.add_argument(
         "-f", "--file", type=Path, help="take this lock, which mlenv made of the same spec, instead of making one"
