@@ -1,14 +1,13 @@
 """Which layers the conda packages of an image are, and by what each is known before it exists."""
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from mlenv.core.conda_package import CondaPackage
 from mlenv.core.conda_tree import CondaScheme
 from mlenv.core.digest import Digest
-from mlenv.core.layer import MTIME, Compression
+from mlenv.core.layer import MTIME, Compression, grouped
 from mlenv.core.spec import canonical_json
 
 #: Changes whenever the bytes of a layer could.
@@ -87,23 +86,11 @@ def plan_conda_layers(packages: Iterable[CondaPackage]) -> tuple[CondaLayerPlan,
 
     Only names and the sizes in the lock decide, so two environments agree on every layer whose packages they share.
     """
-    ordered = sorted(packages, key=lambda each: each.name)
-    heavy = [each for each in ordered if each.artifact.size >= CONDA_HEAVY]
-    plans = [CondaLayerPlan(each.name, (each,)) for each in heavy]
-    if len(heavy) > CONDA_HEAVY_LIMIT:
-        plans = list(_buckets("heavy conda packages", heavy, CONDA_HEAVY_LIMIT))
-    above = CONDA_HEAVY
-    for least, count in CONDA_BUCKETS:
-        those = [each for each in ordered if least <= each.artifact.size < above]
-        plans += _buckets(f"conda packages of at least {least} bytes", those, count)
-        above = least
-    return tuple(plans)
-
-
-def _buckets(title: str, packages: Iterable[CondaPackage], count: int) -> Iterator[CondaLayerPlan]:
-    buckets: dict[int, list[CondaPackage]] = {}
-    for each in packages:
-        number = int.from_bytes(hashlib.sha256(each.name.encode()).digest()[:8], "big") % count
-        buckets.setdefault(number, []).append(each)
-    for number in sorted(buckets):
-        yield CondaLayerPlan(f"{title}, bucket {number}", tuple(buckets[number]))
+    groups = grouped(
+        packages,
+        heavy=CONDA_HEAVY,
+        heavy_limit=CONDA_HEAVY_LIMIT,
+        buckets=CONDA_BUCKETS,
+        titles=("heavy conda packages", "conda packages of at least"),
+    )
+    return tuple(CondaLayerPlan(title, those) for title, those in groups)

@@ -1,13 +1,13 @@
 """Which layers an image is made of, and by what each is known before it exists."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from mlenv.core.digest import Digest
-from mlenv.core.lock import LockedPackage
+from mlenv.core.lock import Artifact, LockedPackage
 from mlenv.core.spec import canonical_json
 
 #: Changes whenever the bytes of a layer could, so that layers made by an older recipe are not taken for new ones.
@@ -100,24 +100,53 @@ def plan_layers(packages: Iterable[LockedPackage]) -> tuple[LayerPlan, ...]:
 
     Only names and the sizes in the lock decide, so two environments agree on every layer whose packages they share.
     """
+    groups = grouped(packages, heavy=HEAVY, heavy_limit=HEAVY_LIMIT, buckets=BUCKETS, titles=("heavy", "at least"))
+    return tuple(LayerPlan(title, those) for title, those in groups)
+
+
+class Sized(Protocol):
+    """What layers are made of: wheels, and conda packages."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def artifact(self) -> Artifact: ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
+def grouped(
+    packages: Iterable[S], *, heavy: int, heavy_limit: int, buckets: Sequence[tuple[int, int]], titles: tuple[str, str]
+) -> Iterator[tuple[str, tuple[S, ...]]]:
+    """
+    Packages in groups with a title each: heavy ones alone and by name, then the buckets.
+
+    Args:
+        heavy: Bytes from which a package has a group of its own.
+        heavy_limit: If more are heavy, they share as many buckets.
+        buckets: Of the others: from so many bytes, in so many buckets, from the largest down.
+        titles: What buckets are called: of heavy packages, and of those of so many bytes.
+    """
     ordered = sorted(packages, key=lambda each: each.name)
-    heavy = [each for each in ordered if each.artifact.size >= HEAVY]
-    plans = [LayerPlan(each.name, (each,)) for each in heavy]
-    if len(heavy) > HEAVY_LIMIT:
-        plans = list(_buckets("heavy", heavy, HEAVY_LIMIT))
-    above = HEAVY
-    for least, count in BUCKETS:
+    large = [each for each in ordered if each.artifact.size >= heavy]
+    if len(large) > heavy_limit:
+        yield from _buckets(titles[0], large, heavy_limit)
+    else:
+        yield from ((each.name, (each,)) for each in large)
+    above = heavy
+    for least, count in buckets:
         those = [each for each in ordered if least <= each.artifact.size < above]
-        plans += _buckets(f"at least {least} bytes", those, count)
+        yield from _buckets(f"{titles[1]} {least} bytes", those, count)
         above = least
-    return tuple(plans)
 
 
-def _buckets(title: str, packages: Iterable[LockedPackage], count: int) -> Iterator[LayerPlan]:
+def _buckets(title: str, packages: Iterable[S], count: int) -> Iterator[tuple[str, tuple[S, ...]]]:
     """The buckets that are not empty, in the order of their numbers; in each, packages stay as they were sorted."""
-    buckets: dict[int, list[LockedPackage]] = {}
+    buckets: dict[int, list[S]] = {}
     for each in packages:
         number = int.from_bytes(hashlib.sha256(each.name.encode()).digest()[:8], "big") % count
         buckets.setdefault(number, []).append(each)
     for number in sorted(buckets):
-        yield LayerPlan(f"{title}, bucket {number}", tuple(buckets[number]))
+        yield f"{title}, bucket {number}", tuple(buckets[number])
