@@ -115,10 +115,10 @@ class Remote(Embedded):
 
     @cached_property
     def artifacts(self) -> "RemoteArtifacts":
-        """Brings wheels here."""
+        """Brings packages here."""
         from mlenv.service.remote import RemoteArtifacts
 
-        return RemoteArtifacts(self.blobs, lambda: self.machine.fetcher)
+        return RemoteArtifacts(self.blobs, lambda: self.machine.fetcher, lambda: self.machine.channel_fetcher)
 
     @cached_property
     def building(self) -> "RemoteBuilding":  # type: ignore[override]

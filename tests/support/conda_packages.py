@@ -185,14 +185,13 @@ def interpreter(version: str = "3.11.2", *, subdir: str = "linux-64", **options:
     """
     A `python` package without a Python: its `bin/python3.11` hands over to the one at `/usr/bin/python3`.
 
-    That one looks for modules where a Python of this prefix would.
+    That one is told to be this one (PEP 405), so that its prefix is this package's, and modules are looked for there.
     """
     minor = ".".join(version.split(".")[:2])
-    script = (
-        f'#!/bin/sh\nPYTHONPATH="{PLACEHOLDER}/lib/python{minor}/site-packages${{PYTHONPATH:+:$PYTHONPATH}}"\n'
-        'export PYTHONPATH\nexec /usr/bin/python3 "$@"\n'
-    )
+    start = f"import os, sys; os.execv(sys.executable, ['{PLACEHOLDER}/bin/python{minor}', *sys.argv[1:]])"
+    script = f'#!/bin/sh\nexec /usr/bin/python3 -ISc "{start}" "$@"\n'
     files: dict[str, bytes | File | Link] = {
+        "pyvenv.cfg": b"home = /usr/bin\n",
         f"bin/python{minor}": File(script.encode(), 0o755, "text"),
         "bin/python": Link(f"python{minor}"),
         "bin/python3": Link(f"python{minor}"),

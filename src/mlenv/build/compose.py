@@ -11,17 +11,15 @@ from mlenv.build.interface import Blobs
 from mlenv.build.validate import InvalidImage, environment_of
 from mlenv.core.facts import Interpreter
 from mlenv.core.image import Image
-from mlenv.core.layer import MTIME, PREFIX, Compression, Layer, LayerRecipe
-from mlenv.core.lock import Lock
+from mlenv.core.layer import MTIME, Compression, Layer, LayerRecipe
+from mlenv.core.lock import LOCK_NAME, Lock
 from mlenv.core.spec import Spec
 
-#: Where an image keeps its lock, for `mlenv check` inside it.
-LOCK_PATH: Final = f"{PREFIX}/pylock.toml"
 #: Docker and overlay file systems stop here.
 LAYER_LIMIT: Final = 127
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: What would lead an interpreter away from the environment, were it inherited from the base.
-_MISLEADING: Final = ("PYTHONHOME", "PYTHONPATH")
+_MISLEADING: Final = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV")
 
 _ACTIVATE: Final = """\
 # Source this file, from bash, dash or zsh: `. {prefix}/bin/activate`
@@ -57,7 +55,7 @@ def environment_layer(lock: Lock, interpreter: Interpreter, recipe: LayerRecipe,
     prefix, minor = recipe.prefix.strip("/"), recipe.python
     files = {
         f"{prefix}/pyvenv.cfg": _pyvenv(interpreter),
-        f"{prefix}/pylock.toml": lock.to_pylock(),
+        f"{prefix}/{LOCK_NAME}": lock.to_pylock(),
         f"{prefix}/bin/activate": _ACTIVATE.format(prefix=recipe.prefix, name=posixpath.basename(recipe.prefix)),
     }
     links = {
@@ -104,21 +102,23 @@ def compose_image(
     if recipe is not None:
         labels["dev.mlenv.environment"] = recipe.prefix
     inner = dict(base.config.get("config") or {})
-    inner["Env"] = [f"{name}={value}" for name, value in _environment(base, spec, recipe).items()]
+    inner["Env"] = [
+        f"{name}={value}" for name, value in _environment(base, spec, recipe, conda=bool(lock.conda)).items()
+    ]
     inner["Labels"] = {**(inner.get("Labels") or {}), **labels}
     kept = ("architecture", "os", "variant", "os.version", "os.features", "history", "author")
     config = {key: base.config[key] for key in kept if key in base.config} | {"config": inner}
     return store_image(config, layers, blobs, below=base.layers, annotations=labels)
 
 
-def _environment(base: Image, spec: Spec, recipe: LayerRecipe | None) -> dict[str, str]:
+def _environment(base: Image, spec: Spec, recipe: LayerRecipe | None, *, conda: bool) -> dict[str, str]:
     """The base's variables, the spec's, and those that activate the environment, whatever the others say."""
     if recipe is None:
         return environment_of(base.config) | dict(spec.environment_variables)
     variables = {key: value for key, value in environment_of(base.config).items() if key not in _MISLEADING}
     variables |= dict(spec.environment_variables)
     variables["PATH"] = f"{recipe.prefix}/bin:{variables.get('PATH') or _PATH}"
-    variables["VIRTUAL_ENV"] = recipe.prefix
+    variables["CONDA_PREFIX" if conda else "VIRTUAL_ENV"] = recipe.prefix
     return variables
 
 

@@ -8,10 +8,10 @@ record in `conda-meta/`, which has the hashes of all, is the last.
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Final, TypeAlias
+from typing import Final
 
 from mlenv.build.compression import LayerStream, open_stream, unlike_reference
-from mlenv.build.conflicts import PathConflict, Row, compare, merge
+from mlenv.build.conflicts import Listed, PathConflict, Row, compare, merge
 from mlenv.build.interface import Blobs, LayerCache
 from mlenv.build.tarball import END, directory_header, file_header, link_header, padding
 from mlenv.core.conda_archive import CondaLimits, open_archive
@@ -37,8 +37,6 @@ __all__ = [
     "open_conda_tree",
 ]
 
-#: Names, and what each brings.
-Listed: TypeAlias = tuple[list[str], list[list[Row]]]
 #: How many layers are written at once.
 _WRITERS: Final = 2
 

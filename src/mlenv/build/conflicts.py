@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MEDIA_TYPE: Final = "application/vnd.mlenv.listing.v1+zstd"
 #: What a listing says of a file: its path under the prefix, its hash, and whether it is executable.
 Row: TypeAlias = tuple[str, str, bool]
+#: Names of packages, and what each brings.
+Listed: TypeAlias = tuple[list[str], list[list[Row]]]
 #: The largest listing that is read, in bytes.
 _LIMIT: Final = 1 << 30
 
@@ -64,7 +66,12 @@ def install_order(plans: Iterable[LayerPlan]) -> tuple[LockedPackage, ...]:
 
 
 def find_conflicts(
-    plans: Iterable[LayerPlan], recipe: LayerRecipe, *, blobs: Blobs, cache: LayerCache | None = None
+    plans: Iterable[LayerPlan],
+    recipe: LayerRecipe,
+    *,
+    blobs: Blobs,
+    cache: LayerCache | None = None,
+    below: Listed = ([], []),
 ) -> list[PathConflict]:
     """
     Paths that several packages bring with other content, across all layers, and who wins. Nothing is unpacked.
@@ -74,13 +81,13 @@ def find_conflicts(
         recipe: How they are made.
         blobs: Where wheels and listings are.
         cache: What is remembered; a plan without a listing, and every plan without a cache, has its wheels opened.
+        below: What lies below all of them: conda's packages.
 
     Raises:
         InvalidWheel: A wheel that may not be installed.
         NotFound: A wheel that has to be opened is not there.
     """
-    names: list[str] = []
-    listed: list[list[Row]] = []
+    names, listed = list(below[0]), list(below[1])
     for plan in plans:
         names += [each.name for each in plan.packages]
         listed += _recall(plan, recipe, blobs, cache) or _list(plan, recipe, blobs)

@@ -81,7 +81,7 @@ def _check_settings(namespace: argparse.Namespace) -> CheckSettings:
 
 def active_python() -> Path | None:
     """The interpreter that `python` means to the user here; None if that is ours, or there is none."""
-    if active := os.environ.get("VIRTUAL_ENV"):
+    if active := os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX"):
         for candidate in (Path(active, "bin", "python"), Path(active, "Scripts", "python.exe")):
             if candidate.exists():
                 return candidate

@@ -159,7 +159,7 @@ shell: Final = Verb(_arguments, _shell_settings, _shell)
 
 _BASH_START: Final = """\
 [ -f ~/.bashrc ] && . ~/.bashrc
-PATH="$VIRTUAL_ENV/bin:$PATH"
+PATH="${VIRTUAL_ENV:-$CONDA_PREFIX}/bin:$PATH"
 PS1="($VIRTUAL_ENV_PROMPT) $PS1"
 """
 

@@ -267,7 +267,7 @@ class Client:
         Ask for a version's image. It is built in the server's queue, once however many ask: see `wait`.
 
         Raises:
-            NoBase, NeedsConda: It can't be built.
+            NoBase: It can't be built.
         """
         name, version = self._meant(reference)
         return self._registry.request_build(

@@ -16,8 +16,7 @@ from typing import BinaryIO, Final, cast
 import zstandard
 
 from mlenv.core.tar_archive import CHUNK, InvalidArchive, Limited, Member, Readable, walk_tar
-from mlenv.core.wheel_archive import STORED, Archive, InvalidWheel, WheelLimits
-from mlenv.errors import InvalidInput
+from mlenv.core.wheel_archive import STORED, Archive, InvalidPackage, InvalidWheel, WheelLimits
 
 INDEX: Final = "info/index.json"
 PATHS: Final = "info/paths.json"
@@ -31,14 +30,10 @@ _WINDOW: Final = 1 << 27
 _FILE: Final = "0"
 
 
-class InvalidCondaArchive(InvalidInput):
+class InvalidCondaArchive(InvalidPackage):
     """A file that should be a conda package, and is not one that may be installed."""
 
     hint = "do not install it; take the file from its channel again, or another build"
-
-    def __init__(self, filename: str, reason: str) -> None:
-        super().__init__(f"{filename}: {reason}")
-        self.filename, self.reason = filename, reason
 
 
 class CondaArchiveTooLarge(InvalidCondaArchive):

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
 from mlenv.core.digest import Digest
-from mlenv.core.lock import Artifact, LockedPackage
+from mlenv.core.lock import Artifact, Lock, LockedPackage
 from mlenv.core.spec import canonical_json
 
 #: Changes whenever the bytes of a layer could, so that layers made by an older recipe are not taken for new ones.
@@ -102,6 +102,16 @@ def plan_layers(packages: Iterable[LockedPackage]) -> tuple[LayerPlan, ...]:
     """
     groups = grouped(packages, heavy=HEAVY, heavy_limit=HEAVY_LIMIT, buckets=BUCKETS, titles=("heavy", "at least"))
     return tuple(LayerPlan(title, those) for title, those in groups)
+
+
+def count_layers(lock: Lock) -> int:
+    """How many layers the packages of a lock become."""
+    count = len(plan_layers(lock.packages))
+    if lock.conda:
+        from mlenv.core.conda_layer import plan_conda_layers
+
+        count += len(plan_conda_layers(lock.conda))
+    return count
 
 
 class Sized(Protocol):

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -14,6 +14,8 @@ from mlenv.errors import InvalidInput
 if TYPE_CHECKING:
     from mlenv.core.conda_package import CondaPackage
 
+#: What a lock is called, by itself and at the root of an environment that was made from it.
+LOCK_NAME: Final = "pylock.toml"
 _LOCK_VERSION: Final = "1.0"
 _T = TypeVar("_T")
 #: The version of what `[tool.mlenv]` holds; with conda packages it is another one, which older programs refuse.
@@ -158,11 +160,17 @@ class Lock:
     @property
     def size(self) -> int:
         """Bytes to download in all."""
-        return sum(each.size for each in self._artifacts())
+        return sum(each.artifact.size for each in self.everything)
 
-    def _artifacts(self) -> Iterator[Artifact]:
-        yield from (each.artifact for each in self.packages)
-        yield from (each.artifact for each in self.conda)
+    @property
+    def everything(self) -> "tuple[CondaPackage | LockedPackage, ...]":
+        """All that is locked: conda's packages, and the wheels on top of them."""
+        return (*self.conda, *self.packages)
+
+    @property
+    def count(self) -> int:
+        """How many packages are locked in all."""
+        return len(self.packages) + len(self.conda)
 
     def package(self, name: str) -> LockedPackage | None:
         """The package of that normalised name, if it is locked."""

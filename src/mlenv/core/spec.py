@@ -186,6 +186,16 @@ class Spec:
         return self.conda is not None or self.requirements is not None or self.pylock is not None
 
     @property
+    def needs_conda(self) -> bool:
+        """Whether it asks for what only conda has, and that is to come from there."""
+        return self.conda is not None and bool(self.conda.needs_conda) and self.resolver == "conda"
+
+    @property
+    def wanted_python(self) -> str | None:
+        """What it asks of Python: by itself, or else by its conda file."""
+        return self.python or (self.conda.python if self.conda else None)
+
+    @property
     def digest(self) -> Digest:
         """The name of what was asked for. Comments, line numbers and key order do not change it."""
         return _digest(self)

@@ -38,14 +38,18 @@ _UTF8: Final = 1 << 11
 _UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|(?:^|/)[A-Za-z]:|[\\\x00-\x1f\x7f]")
 
 
-class InvalidWheel(InvalidInput):
-    """A file that should be a wheel, and is not one that may be installed."""
-
-    hint = "do not install it; take the file from its publisher again, or another version"
+class InvalidPackage(InvalidInput):
+    """A file that should be a package, and is not one that may be installed."""
 
     def __init__(self, filename: str, reason: str) -> None:
         super().__init__(f"{filename}: {reason}")
         self.filename, self.reason = filename, reason
+
+
+class InvalidWheel(InvalidPackage):
+    """A file that should be a wheel, and is not one that may be installed."""
+
+    hint = "do not install it; take the file from its publisher again, or another version"
 
 
 class WheelTooLarge(InvalidWheel):

@@ -1,16 +1,20 @@
-"""What every resolver takes and gives. There is one for pip; the one for conda has the same shape."""
+"""What resolvers take and give: the one for pip, and the solver for conda below it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mlenv.core.digest import Digest
 from mlenv.core.lock import Artifact, LockedPackage
 from mlenv.core.platform import Target
 from mlenv.core.progress import Progress
 from mlenv.core.spec import PUBLIC, Requirement, Sources
+
+if TYPE_CHECKING:
+    from mlenv.core.conda_package import CondaPackage
+    from mlenv.resolve.conda_request import CondaRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,27 @@ class Resolver(Protocol):
         Raises:
             ResolutionFailed: There is no answer; a subclass says which kind of failure, culprit first.
             Unavailable: An index did not answer, or refused.
+        """
+
+
+class CondaSolver(Protocol):
+    """Chooses conda packages. `mlenv.resolve.conda.CondaResolver` is the one there is."""
+
+    @property
+    def name(self) -> str:
+        """Its name and version: `py-rattler 0.28.0`."""
+
+    def channels(self, request: "CondaRequest") -> tuple[str, ...]:
+        """The addresses that a request leads to, in order, without asking any. Raises as `solve`."""
+
+    def solve(self, request: "CondaRequest", *, progress: Progress) -> "tuple[CondaPackage, ...]":
+        """
+        Every package that is to be installed, sorted by name.
+
+        Raises:
+            ResolutionFailed: There is no answer; a subclass says which kind of failure, culprit first.
+            InvalidInput: What is asked for can't be.
+            Unavailable: A channel did not answer, or refused.
         """
 
 

@@ -4,6 +4,12 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
+
+#: These name another Python's home, or another environment that a shell has activated.
+_OTHERS: Final = frozenset(
+    ["PYTHONHOME", "__PYVENV_LAUNCHER__", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"]
+)
 
 
 def scripts_directory(prefix: Path) -> Path:
@@ -12,7 +18,7 @@ def scripts_directory(prefix: Path) -> Path:
 
 
 def variables_in(
-    prefix: Path, inherited: Mapping[str, str], variables: Iterable[tuple[str, str]] = ()
+    prefix: Path, inherited: Mapping[str, str], variables: Iterable[tuple[str, str]] = (), *, conda: bool = False
 ) -> dict[str, str]:
     """
     The variables for a command in `prefix`.
@@ -21,13 +27,12 @@ def variables_in(
         prefix: A materialised environment.
         inherited: The caller's variables.
         variables: Those of the spec: they win, but a `PATH` among them comes after the prefix's commands.
+        conda: Whether conda's packages are in it, and not a virtual environment.
     """
-    # These name another Python's home, or another environment that a shell has activated.
-    others = {"PYTHONHOME", "__PYVENV_LAUNCHER__", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"}
-    environment = {name: value for name, value in inherited.items() if name not in others} | dict(variables)
+    environment = {name: value for name, value in inherited.items() if name not in _OTHERS} | dict(variables)
     rest = _without(environment.get("PATH", os.defpath), inherited.get("VIRTUAL_ENV"))
     environment["PATH"] = os.pathsep.join([str(scripts_directory(prefix)), *rest])
-    environment["VIRTUAL_ENV"] = str(prefix)
+    environment["CONDA_PREFIX" if conda else "VIRTUAL_ENV"] = str(prefix)
     return environment
 
 

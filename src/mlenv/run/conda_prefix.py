@@ -1,6 +1,7 @@
 """Laying out a conda environment: links into the cache of unpacked packages, and files written for this prefix."""
 
 import filecmp
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from mlenv.core.conda_meta import HISTORY, history, record, record_path
 from mlenv.core.conda_package import CondaPackage
 from mlenv.core.conda_tree import CondaFile, CondaScheme, CondaTree
 from mlenv.core.progress import Progress
+from mlenv.run.interface import SourceFile
 from mlenv.run.links import Linker
 from mlenv.run.prefix import ClashingFiles
 from mlenv.run.unpacked_conda import UnpackedConda
@@ -49,6 +51,24 @@ def lay_out_conda(
             step.advance(1)
         step.note({"link": "hard links", "clone": "shared blocks", "copy": "copies"}[writer.link.how])
     writer.write(HISTORY, (history(packages).encode(),), "")
+
+
+def sources_to_compile(stage: Path, packages: Sequence[CondaPackage]) -> list[SourceFile]:
+    """The Python files of a prefix that have no bytecode yet: those of packages for any Python, as conda has it."""
+    scheme = CondaScheme.of(packages, "/")
+    if scheme.python is None or scheme.site_packages != f"lib/python{scheme.python}/site-packages":
+        # Not CPython, or one without a global lock: how it calls its bytecode is not ours to know.
+        return []
+    tag = f"cpython-{scheme.python.replace('.', '')}"
+    found = []
+    for package in packages:
+        if package.noarch == "python":
+            for path in json.loads((stage / record_path(package)).read_bytes())["files"]:
+                source = stage / path
+                if path.startswith(f"{scheme.site_packages}/") and path.endswith(".py") and not source.is_symlink():
+                    target = source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc"
+                    found.append(SourceFile(source, target, path))
+    return found
 
 
 class _PrefixWriter:

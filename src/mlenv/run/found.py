@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from mlenv.core.digest import Digest
-from mlenv.core.lock import Lock
+from mlenv.core.lock import LOCK_NAME, Lock
 from mlenv.core.spec import canonical_json
 from mlenv.run.activation import scripts_directory
 from mlenv.run.pythons import HostPython
 
 #: Changes whenever what is in the cache of wheels, or in a prefix, does.
 RECIPE: Final = 1
-#: The lock that a prefix was made from, at its root.
-LOCK_NAME: Final = "pylock.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,37 +24,39 @@ class Prefix:
 
     Attributes:
         path: Its root: `sys.prefix` of what runs in it.
-        python: The interpreter it was made for.
+        python: The interpreter it was made for; None if conda's packages bring one, or have none.
         reused: Whether it was there already.
-        unpacked: How many wheels had to be unpacked for it; the others were in the cache.
+        unpacked: How many packages had to be unpacked for it; the others were in the cache.
     """
 
     path: Path
-    python: HostPython
+    python: HostPython | None
     reused: bool
     unpacked: int = 0
 
     @property
     def interpreter(self) -> Path:
         """Its own `python`."""
-        return _interpreter(self.path)
+        return interpreter_of(self.path)
 
 
-def prefix_path(lock: Lock, python: HostPython, prefixes: Path) -> Path:
-    """Where the prefix for a lock and an interpreter is, or will be."""
-    content = {"recipe": RECIPE, "lock": str(lock.digest), "python": python.version, "path": str(python.path)}
+def prefix_path(lock: Lock, python: HostPython | None, prefixes: Path) -> Path:
+    """Where the prefix for a lock and an interpreter of this machine, if it needs one, is, or will be."""
+    content = {"recipe": RECIPE, "lock": str(lock.digest)}
+    if python is not None:
+        content |= {"python": python.version, "path": str(python.path)}
     return prefixes / Digest.of(canonical_json(content).encode()).hex[:32]
 
 
-def find_prefix(lock: Lock, python: HostPython, prefixes: Path) -> Prefix | None:
+def find_prefix(lock: Lock, python: HostPython | None, prefixes: Path) -> Prefix | None:
     """The prefix for a lock and an interpreter, if it is there and whole."""
     path = prefix_path(lock, python, prefixes)
-    return Prefix(path, python, reused=True) if is_whole(path) else None
+    return Prefix(path, python, reused=True) if is_whole(path, python) else None
 
 
-def is_whole(prefix: Path) -> bool:
-    """A prefix appears as a whole, so its lock tells that it is there; its interpreter may have been removed since."""
-    if not (_interpreter(prefix).exists() and (prefix / LOCK_NAME).exists()):
+def is_whole(prefix: Path, python: HostPython | None) -> bool:
+    """A prefix appears as a whole, so its lock tells that it is there; a machine's interpreter may be gone since."""
+    if not (prefix / LOCK_NAME).exists() or (python is not None and not interpreter_of(prefix).exists()):
         return False
     # When it was last used, for whoever cleans up.
     with suppress(OSError):
@@ -64,5 +64,6 @@ def is_whole(prefix: Path) -> bool:
     return True
 
 
-def _interpreter(prefix: Path) -> Path:
+def interpreter_of(prefix: Path) -> Path:
+    """The `python` of a prefix, whether or not it has one."""
     return scripts_directory(prefix) / ("python.exe" if sys.platform == "win32" else "python")

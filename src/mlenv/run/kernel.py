@@ -73,7 +73,7 @@ def install_kernel(
     Raises:
         NoKernelInside: `ipykernel` is not locked.
     """
-    if lock.package(_PACKAGE) is None:
+    if lock.package(_PACKAGE) is None and lock.conda_package(_PACKAGE) is None:
         raise NoKernelInside(f"{name}:{version}")
     data = prefix / "share" / "jupyter" if prefix else jupyter_data_directory(environment)
     kernel = re.sub(r"[^a-z0-9._-]", "-", f"mlenv-{name}-{version}".lower())

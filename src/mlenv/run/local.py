@@ -1,7 +1,7 @@
 """Running without a container: a lock becomes a read-only prefix on this machine, made once and found again at once."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from mlenv.core.lock import Lock
 from mlenv.core.progress import Progress
 from mlenv.errors import Unavailable
 from mlenv.file_lock import FileLock, Timeout
-from mlenv.run.found import Prefix, is_whole, prefix_path
+from mlenv.run.found import Prefix, interpreter_of, is_whole, prefix_path
 from mlenv.run.interface import BytecodeCompiler, WheelFiles
 from mlenv.run.links import make_durable, remove_tree
 from mlenv.run.prefix import lay_out, protect
@@ -36,7 +36,7 @@ class PrefixBusy(Unavailable):
 
 def materialise(
     lock: Lock,
-    python: HostPython,
+    python: HostPython | None,
     *,
     wheels: WheelFiles,
     cache: Path,
@@ -49,60 +49,88 @@ def materialise(
 
     Args:
         lock: What is in it.
-        python: What it runs on.
-        wheels: Where the lock's wheels are; asked only for those that are not in the cache.
-        cache: A directory for unpacked wheels, best in the same file system as `prefixes`.
+        python: What it runs on; None where conda's packages bring a Python, or there is none.
+        wheels: Where the lock's wheels and conda packages are; asked only for those that are not in the cache.
+        cache: A directory for unpacked packages, best in the same file system as `prefixes`.
         prefixes: The directory of all prefixes.
         compiler: Compiles bytecode where the lock wants it; None for none.
         progress: Told of the steps.
 
     Raises:
         NotSupportedHere: The lock can't run on this machine or this Python.
-        InvalidWheel: A wheel is not one that may be installed.
+        InvalidPackage: A package is not one that may be installed.
         ClashingFiles: Two packages can't be installed together.
         PrefixBusy: Another process has been making it for too long.
     """
     final = prefix_path(lock, python, prefixes)
-    if is_whole(final):
+    if is_whole(final, python):
         return Prefix(final, python, reused=True)
     require_support(lock, python)
     prefixes.mkdir(parents=True, exist_ok=True)
     unpacked = UnpackedWheels(
         cache / "wheels",
-        python=python.minor,
-        windows=python.platform.os == "windows",
+        python=lock.target.python_minor,
+        windows=lock.target.platform.os == "windows",
         bytecode=lock.bytecode is not None and compiler is not None,
     )
-    unpacked.directory.mkdir(parents=True, exist_ok=True)
+    places = (cache / "conda", unpacked.directory, prefixes)
+    for each in places:
+        each.mkdir(parents=True, exist_ok=True)
     with _alone(final):
-        if is_whole(final):
+        if is_whole(final, python):
             return Prefix(final, python, reused=True)
-        _sweep(prefixes, unpacked.directory, final)
-        missing = [each for each in lock.packages if unpacked.listing(each) is None]
-        stages = (unpacked.directory / f"{_STAGING}{final.name}", prefixes / f"{_STAGING}{final.name}")
+        _sweep(places, final)
+        below, unpacking, stage = (each / f"{_STAGING}{final.name}" for each in places)
         try:
-            if missing:
+            stage.mkdir()
+            count = 0
+            if lock.conda:
+                count = _lay_out_conda(stage, final, lock, places[0], below, wheels, compiler, progress)
+            if missing := [each for each in lock.packages if unpacked.listing(each) is None]:
                 unpacked.unpack(
                     missing,
                     wheels,
-                    staging=stages[0],
-                    interpreter=python.path,
+                    staging=unpacking,
+                    interpreter=python.path if python is not None else interpreter_of(stage),
                     compiler=compiler if lock.bytecode is not None else None,
                     progress=progress,
                 )
-            stages[1].mkdir()
-            lay_out(stages[1], final, lock, python, unpacked, progress)
-            protect(stages[1])
-            make_durable(stages[1])
+            lay_out(stage, final, lock, python, unpacked, progress)
+            protect(stage)
+            make_durable(stage)
             faults.reach("prefix.staged")
             # What is left of a prefix whose interpreter has gone, or that somebody has damaged, makes way.
             remove_tree(final)
-            os.rename(stages[1], final)
+            os.rename(stage, final)
             faults.reach("prefix.kept")
         finally:
-            for stage in stages:
-                remove_tree(stage)
-    return Prefix(final, python, reused=False, unpacked=len(missing))
+            for each in (below, unpacking, stage):
+                remove_tree(each)
+    return Prefix(final, python, reused=False, unpacked=count + len(missing))
+
+
+def _lay_out_conda(
+    stage: Path,
+    final: Path,
+    lock: Lock,
+    cache: Path,
+    unpacking: Path,
+    files: WheelFiles,
+    compiler: BytecodeCompiler | None,
+    progress: Progress,
+) -> int:
+    """Conda's packages, with the bytecode that conda itself would compile; gives how many had to be unpacked."""
+    from mlenv.run.conda_prefix import lay_out_conda, sources_to_compile
+    from mlenv.run.unpacked_conda import UnpackedConda
+
+    unpacked = UnpackedConda(cache)
+    missing = [each for each in lock.conda if not unpacked.has(each)]
+    if missing:
+        unpacked.unpack(missing, files, staging=unpacking, progress=progress)
+    lay_out_conda(stage, final, lock.conda, unpacked, progress)
+    if compiler is not None and (sources := sources_to_compile(stage, lock.conda)):
+        compiler(interpreter_of(stage), sources, progress)
+    return len(missing)
 
 
 @contextmanager
@@ -119,10 +147,10 @@ def _lock_file(final: Path) -> Path:
     return final.parent / f".{final.name}.lock"
 
 
-def _sweep(prefixes: Path, cache: Path, own: Path) -> None:
+def _sweep(places: Iterable[Path], own: Path) -> None:
     """Remove what processes that died have left: stages that nobody holds the lock of."""
-    for stage in [*prefixes.glob(f"{_STAGING}*"), *cache.glob(f"{_STAGING}*")]:
-        final = prefixes / stage.name.removeprefix(_STAGING)
+    for stage in [stage for place in places for stage in place.glob(f"{_STAGING}*")]:
+        final = own.parent / stage.name.removeprefix(_STAGING)
         if final == own:
             remove_tree(stage)
             continue

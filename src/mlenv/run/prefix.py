@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from mlenv.core.layer import plan_layers
-from mlenv.core.lock import Lock, LockedPackage
+from mlenv.core.lock import LOCK_NAME, Lock, LockedPackage
 from mlenv.core.progress import Progress
 from mlenv.core.wheel import Scheme
 from mlenv.core.wheel_record import format_record, hash_of
 from mlenv.core.wheel_scripts import rewrite_script
 from mlenv.errors import Conflict
 from mlenv.run.activation import scripts_directory
-from mlenv.run.found import LOCK_NAME
 from mlenv.run.links import Linker
 from mlenv.run.pythons import HostPython
 from mlenv.run.unpacked import UnpackedWheels, WheelListing
@@ -54,16 +53,16 @@ class ClashingFiles(Conflict):
 
 
 def lay_out(
-    stage: Path, final: Path, lock: Lock, python: HostPython, unpacked: UnpackedWheels, progress: Progress
+    stage: Path, final: Path, lock: Lock, python: HostPython | None, unpacked: UnpackedWheels, progress: Progress
 ) -> None:
     """
-    Fill the empty directory `stage` with what will be the prefix `final`.
+    Fill the directory `stage` with the wheels of what will be the prefix `final`, and with its lock.
 
     Args:
-        stage: Where it is made.
+        stage: Where it is made: an empty directory, or one that has conda's packages.
         final: Where it will be: scripts and `activate` name this path.
         lock: What is in it; every wheel is in `unpacked`.
-        python: What it runs on.
+        python: What it runs on; None where conda's packages bring one, or there is none.
         unpacked: The cache of unpacked wheels.
         progress: Told of the step, and warned of files that two packages bring with unlike content.
 
@@ -71,7 +70,8 @@ def lay_out(
         ClashingFiles: Two packages can't be installed together.
     """
     interpreter = scripts_directory(final) / ("python.exe" if sys.platform == "win32" else "python")
-    _make_virtual_environment(stage, final, python, unpacked.scheme)
+    if python is not None:
+        _make_virtual_environment(stage, final, python, unpacked.scheme)
     # The order of an image's layers: where two packages bring the same path, the same one wins here and there.
     packages = [each for plan in plan_layers(lock.packages) for each in plan.packages]
     listings = [(each, _listing(unpacked, each)) for each in packages]
@@ -151,9 +151,10 @@ def _link_files(
         try:
             link(source + path, target + path)
         except FileExistsError as error:
-            if os.path.isdir(target + path):
+            linked = os.path.islink(target + path)
+            if os.path.isdir(target + path) and not linked:
                 raise ClashingFiles(path, package.name) from error
-            if not filecmp.cmp(source + path, target + path, shallow=False):
+            if linked or not filecmp.cmp(source + path, target + path, shallow=False):
                 _take_over(source + path, target + path, link)
                 progress.warn(f"{path} is brought by two packages with unlike content; that of {package.name} is used")
 
@@ -171,6 +172,8 @@ def _write_scripts(stage: Path, package: LockedPackage, listing: WheelListing, s
         content = rewrite_script(template.encode("utf-8", "surrogateescape"), python)
         if sys.platform == "win32":
             path, content = _windows_script(stage, path, content)
+        if (stage / path).is_dir():
+            raise ClashingFiles(path, package.name)
         _write(stage / path, content, mode=0o555)
         rows.append((up + path, hash_of(content), str(len(content))))
     if package.requested:

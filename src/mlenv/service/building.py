@@ -9,7 +9,7 @@ from mlenv.build.validate import load_image
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.image import Image
 from mlenv.core.image_name import full_name
-from mlenv.core.layer import Compression, plan_layers
+from mlenv.core.layer import Compression, count_layers
 from mlenv.core.lock import Lock
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
@@ -19,7 +19,7 @@ from mlenv.core.redact import redact
 from mlenv.errors import InvalidInput, NotFound
 from mlenv.service.bases import Base, Bases
 from mlenv.service.interface import Clock, Exclusive, Registry
-from mlenv.service.locking import Locking, require_lockable
+from mlenv.service.locking import Locking
 from mlenv.service.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -121,7 +121,6 @@ class Building:
             And what `Locking.lock` and `Artifacts.ensure` raise.
         """
         spec = version.spec
-        require_lockable(version)
         if spec.build is not None:
             return self._build_context(version, platform, compression, options, context, recorded, progress)
         if spec.image is None:
@@ -132,7 +131,7 @@ class Building:
         lock = self._locking.lock(version, platform, options, progress=progress)
         base = self._base(spec.image, lock, platform, progress)
         key = ImageKey(lock.digest, base.image.manifest.digest, spec.digest, compression)
-        count = len(plan_layers(lock.packages))
+        count = count_layers(lock)
         if (found := self._find(key)) is not None:
             return BuildResult(found, None, lock, 0, count)
         with self._exclusive(f"image-{key.lock.hex}-{key.base.hex}-{compression}"):

@@ -17,7 +17,6 @@ from mlenv.core.scope import ScopeKey
 from mlenv.errors import InvalidInput, NotFound, Unavailable
 from mlenv.faults import reach
 from mlenv.service.building import NoBase
-from mlenv.service.locking import require_lockable
 
 if TYPE_CHECKING:
     from mlenv.core.digest import Digest
@@ -179,7 +178,7 @@ class Builds:
 
         Raises:
             InvalidBuildOptions: The priority is none, or the options are too many.
-            DockerfileNotBuilt, NeedsConda, NoBase: It can't be built.
+            DockerfileNotBuilt, NoBase: It can't be built.
             LockDiffers: It is locked already, with other options.
             LockLost: Its lock can't be read.
         """
@@ -353,7 +352,6 @@ class Builds:
         return bool(done)
 
     def _check(self, version: EnvironmentVersion, options: LockOptions | None, priority: int) -> None:
-        require_lockable(version)
         if version.spec.image is None and version.spec.build is None:
             raise NoBase(f"{version} names no base image")
         if not FIRST_PRIORITY <= priority <= LAST_PRIORITY:

@@ -18,7 +18,6 @@ from mlenv.core.python_version import admits
 from mlenv.core.redact import has_credentials
 from mlenv.core.spec import Requirement, Spec
 from mlenv.errors import Conflict, InvalidInput, NotFound
-from mlenv.service.locking import require_lockable
 
 if TYPE_CHECKING:
     from mlenv.build.interface import Blobs
@@ -96,9 +95,7 @@ class LockFiles:
             InvalidLock: It is none, or not in the words that mlenv writes.
             ForeignLock: It is not one of this version and platform, or needs bytes that are not here.
             OtherLock: There is another one already.
-            DockerfileNotBuilt, NeedsConda: The version is of a kind that has no lock.
         """
-        require_lockable(version)
         lock = Lock.from_pylock(text)
         if lock.to_pylock() != text:
             raise InvalidLock("a lock that says the same as one that mlenv wrote, in other words")
@@ -148,9 +145,9 @@ def why_not(lock: Lock, spec: Spec, platform: Platform) -> str | None:
     """
     if lock.context is not None or spec.build is not None:
         return "a Dockerfile is locked where it is built"
-    if lock.conda and not (spec.conda and spec.conda.needs_conda and spec.resolver == "conda"):
+    if lock.conda and not spec.needs_conda:
         return "it has conda packages, and the spec asks for none"
-    wanted = spec.conda.python if spec.conda and spec.conda.python else spec.python
+    wanted = spec.wanted_python
     if lock.target.platform != platform:
         return f"it is for {lock.target.platform}"
     if not re.fullmatch(r"3\.\d+\.\d+", lock.target.python) or not admits(wanted, lock.target.python):

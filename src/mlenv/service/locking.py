@@ -1,13 +1,14 @@
 """A version becomes a lock, once per platform."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlenv.core.conda_spec import to_pip_requirement
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion
-from mlenv.core.lock import Lock
+from mlenv.core.lock import Lock, LockedPackage
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import GLIBC_FLOOR, Platform, Target
 from mlenv.core.progress import Progress
@@ -20,25 +21,13 @@ from mlenv.faults import reach
 if TYPE_CHECKING:
     # NOTE: finding a lock that is there should not wait for the imports of what makes one.
     from mlenv.build.interface import Blobs
+    from mlenv.core.conda_package import CondaPackage
     from mlenv.core.site_policy import SitePolicy
-    from mlenv.resolve.interface import Fetcher, Resolver, ResolveRequest
+    from mlenv.resolve.interface import Fetcher, Resolution, Resolver, ResolveRequest
     from mlenv.service.bases import Base, Bases
+    from mlenv.service.conda_locking import CondaLocking
     from mlenv.service.context_builds import ContextBuilds
     from mlenv.service.interface import Clock, Exclusive, Registry
-
-
-class NeedsConda(InvalidInput):
-    """A conda file that asks for packages which only conda has."""
-
-    hint = (
-        "write `resolver: pypi` in the environment file to take what has a counterpart on PyPI from there, "
-        "or name it in the `pip:` section yourself"
-    )
-
-    def __init__(self, packages: Sequence[Requirement]) -> None:
-        lines = "".join(f"\n  {each}" for each in packages)
-        super().__init__(f"these need conda, which mlenv can't lock yet:{lines}")
-        self.packages = tuple(packages)
 
 
 class NoPythonKnown(InvalidInput):
@@ -91,12 +80,14 @@ class Locking:
         policy: "SitePolicy | None" = None,
         own_index: Callable[[], str | None] = lambda: None,
         contexts: "Callable[[], ContextBuilds] | None" = None,
+        conda: "Callable[[], CondaLocking] | None" = None,
     ) -> None:
         """
         Args:
             policy: What is done here for others; None for whoever uses the store by themselves.
             own_index: The address of the index that is taken where a spec names none.
-            contexts: Locks Dockerfile contexts.
+            contexts: Locks Dockerfile contexts; None where that is done elsewhere.
+            conda: Locks conda files that need conda; None where that is done elsewhere.
         """
         self._registry = registry
         self._blobs = blobs
@@ -111,6 +102,7 @@ class Locking:
         self._policy = policy
         self._own_index = own_index
         self._contexts = contexts
+        self._conda = conda
 
     def find(self, version: EnvironmentVersion, platform: Platform) -> Lock | None:
         """The lock of a version for a platform, if one was made."""
@@ -142,7 +134,7 @@ class Locking:
 
         Raises:
             LockDiffers: A lock was made already, with other options than these.
-            NeedsConda, DockerfileNotBuilt, NoPythonKnown: The spec can't be locked.
+            DockerfileNotBuilt, NoPythonKnown, NoPlaceForWheels: The spec can't be locked.
             SourceBuildsOff, AddressNotListed: It asks for what the site's policy does not allow.
             ResolutionFailed: Its requirements have no answer.
             Unavailable: An index did not answer.
@@ -180,14 +172,12 @@ class Locking:
         partial.replace(path)
 
     def _make(self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress) -> Lock:
-        require_lockable(version)
         spec = version.spec
         if spec.build is not None:
             lock = self._lock_context(version, platform, options, progress)
         else:
             base = self._base_of(spec, platform, progress)
-            target = self._target(spec, platform, base, progress)
-            lock = self._resolve(spec, target, base, options, progress)
+            lock = self._resolve(spec, platform, base, options, progress)
         data = lock.to_pylock().encode()
         self._blobs.put([data], digest=lock.digest, size=len(data), what="pylock.toml")
         reach("lock.written")
@@ -211,7 +201,7 @@ class Locking:
         return self._bases().find(spec.image, platform, progress=progress)
 
     def _target(self, spec: Spec, platform: Platform, base: "Base | None", progress: Progress) -> Target:
-        wanted = spec.conda.python if spec.conda and spec.conda.python else spec.python
+        wanted = spec.wanted_python
         offers = [each.version for each in base.facts.pythons] if base else []
         python = choose(wanted, offers)
         if python is None and base is not None:
@@ -248,40 +238,16 @@ class Locking:
         return chosen
 
     def _resolve(
-        self, spec: Spec, target: Target, base: "Base | None", options: LockOptions, progress: Progress
+        self, spec: Spec, platform: Platform, base: "Base | None", options: LockOptions, progress: Progress
     ) -> Lock:
-        from tempfile import TemporaryDirectory
-
-        from mlenv.resolve.interface import ResolveRequest
-
-        if spec.pylock is not None:
-            with progress.step("Choosing from pylock.toml") as step:
-                packages = select_pylock(
-                    spec.pylock, target, size_of=lambda url: self._fetcher().size_of(url, spec.sources)
-                )
-                step.note(f"{len(packages)} packages")
-            resolver = "pylock.toml"
-        elif not spec.has_dependencies:
-            packages, resolver = (), "none"
+        conda: tuple[CondaPackage, ...] = ()
+        if spec.needs_conda:
+            assert self._conda is not None
+            conda, target = self._conda().solve(spec, platform, base, options, progress=progress)
+            packages, resolver = self._on_top(spec, conda, target, options, progress)
         else:
-            requirements, seeds = _asked(spec, target, progress)
-            request = ResolveRequest(
-                requirements=requirements,
-                seeds=seeds,
-                target=target,
-                constraints=spec.constraints,
-                sources=spec.sources,
-                allow_source=frozenset(spec.allow_source) | frozenset(options.allow_source),
-                allow_source_auto=options.allow_source_auto,
-                prereleases=spec.prereleases,
-                as_of=options.as_of,
-            )
-            self._check_allowed(request)
-            with TemporaryDirectory(dir=self._workdir(), prefix="resolve-") as workdir:
-                resolution = self._resolver().resolve(request, workdir=Path(workdir), progress=progress)
-                for digest, path in resolution.built.items():
-                    self._keep(digest, path)
-            packages, resolver = resolution.packages, resolution.resolver
+            target = self._target(spec, platform, base, progress)
+            packages, resolver = self._packages(spec, target, options, progress)
         return Lock(
             target=target,
             packages=packages,
@@ -289,7 +255,73 @@ class Locking:
             base=base.image.manifest.digest if base else None,
             as_of=options.as_of.isoformat().replace("+00:00", "Z") if options.as_of else None,
             bytecode=self._bytecode(target, progress) if options.bytecode and packages else None,
+            conda=conda,
         )
+
+    def _packages(
+        self, spec: Spec, target: Target, options: LockOptions, progress: Progress
+    ) -> tuple[tuple[LockedPackage, ...], str]:
+        """The wheels of a spec that needs no conda, and what chose them."""
+        if spec.pylock is not None:
+            with progress.step("Choosing from pylock.toml") as step:
+                packages = select_pylock(
+                    spec.pylock, target, size_of=lambda url: self._fetcher().size_of(url, spec.sources)
+                )
+                step.note(f"{len(packages)} packages")
+            return packages, "pylock.toml"
+        if not spec.has_dependencies:
+            return (), "none"
+        requirements, seeds = _asked(spec, target, progress)
+        request = self._request(spec, target, requirements, seeds, options)
+        with self._working() as workdir:
+            return self._keep(self._resolver().resolve(request, workdir=workdir, progress=progress))
+
+    def _on_top(
+        self, spec: Spec, conda: "tuple[CondaPackage, ...]", target: Target, options: LockOptions, progress: Progress
+    ) -> tuple[tuple[LockedPackage, ...], str]:
+        """The wheels on top of conda's packages, and what chose all of them."""
+        assert self._conda is not None
+        solver = self._conda()
+        if not spec.pip_requirements:
+            return (), solver.name
+        request = self._request(spec, target, spec.pip_requirements, (), options)
+        with self._working() as workdir:
+            resolution = solver.on_top(conda, spec, request, workdir=workdir, progress=progress)
+            packages, resolver = self._keep(resolution)
+        return packages, f"{solver.name}, {resolver}"
+
+    def _request(
+        self,
+        spec: Spec,
+        target: Target,
+        requirements: tuple[Requirement, ...],
+        seeds: tuple[Requirement, ...],
+        options: LockOptions,
+    ) -> "ResolveRequest":
+        """What is asked of pip's resolver. Raises `SourceBuildsOff`, `AddressNotListed`."""
+        from mlenv.resolve.interface import ResolveRequest
+
+        request = ResolveRequest(
+            requirements=requirements,
+            seeds=seeds,
+            target=target,
+            constraints=spec.constraints,
+            sources=spec.sources,
+            allow_source=frozenset(spec.allow_source) | frozenset(options.allow_source),
+            allow_source_auto=options.allow_source_auto,
+            prereleases=spec.prereleases,
+            as_of=options.as_of,
+        )
+        self._check_allowed(request)
+        return request
+
+    @contextmanager
+    def _working(self) -> Iterator[Path]:
+        """An empty directory, for as long as a resolution takes."""
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory(dir=self._workdir(), prefix="resolve-") as workdir:
+            yield Path(workdir)
 
     def _check_allowed(self, request: "ResolveRequest") -> None:
         """See whether the site's policy allows a resolution. Raises `SourceBuildsOff`, `AddressNotListed`."""
@@ -302,17 +334,13 @@ class Locking:
         if addresses:
             self._policy.check_addresses(addresses, self._own_index())
 
-    def _keep(self, digest: Digest, path: Path) -> None:
-        with path.open("rb") as file:
-            chunks = iter(lambda: file.read(1 << 20), b"")
-            self._blobs.put(chunks, digest=digest, size=path.stat().st_size, what=path.name)
-
-
-def require_lockable(version: EnvironmentVersion) -> None:
-    """Raise `NeedsConda` for a version of a kind that can't be locked."""
-    spec = version.spec
-    if spec.conda and spec.conda.needs_conda and spec.resolver == "conda":
-        raise NeedsConda(spec.conda.needs_conda)
+    def _keep(self, resolution: "Resolution") -> tuple[tuple[LockedPackage, ...], str]:
+        """What was resolved, and by what, with what was built on the way in the store."""
+        for digest, path in resolution.built.items():
+            with path.open("rb") as file:
+                chunks = iter(lambda: file.read(1 << 20), b"")
+                self._blobs.put(chunks, digest=digest, size=path.stat().st_size, what=path.name)
+        return resolution.packages, resolution.resolver
 
 
 def _asked(spec: Spec, target: Target, progress: Progress) -> tuple[tuple[Requirement, ...], tuple[Requirement, ...]]:

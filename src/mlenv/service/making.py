@@ -3,19 +3,19 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlenv.build.compose import compose_image, environment_layer
+from mlenv.build.conflicts import Listed
 from mlenv.build.interface import Blobs, ImageNames, LayerCache
 from mlenv.build.layers import PathConflict, build_layers, find_conflicts
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.facts import BaseFacts, Interpreter
 from mlenv.core.image import Image
-from mlenv.core.layer import LayerRecipe, plan_layers
-from mlenv.core.lock import Artifact, Lock, LockedPackage
+from mlenv.core.layer import Layer, LayerRecipe, plan_layers
+from mlenv.core.lock import LOCK_NAME, Artifact, Lock, LockedPackage
 from mlenv.core.platform import Glibc
 from mlenv.core.progress import Progress
-from mlenv.core.python_version import choose, minor_of
 from mlenv.core.records import ImageKey
 from mlenv.core.wheel_tags import glibc_needed
 from mlenv.errors import InvalidInput, NotFound
@@ -26,6 +26,7 @@ from mlenv.service.interface import Clock, Registry
 
 if TYPE_CHECKING:
     from mlenv.build.compiler import Compiler
+    from mlenv.core.conda_layer import CondaRecipe
 
 
 class NoCompiler(NotFound):
@@ -37,8 +38,15 @@ class NoCompiler(NotFound):
         self.hint = f"install it with `uv python install {version}`, or lock a new version with `--no-bytecode`"
 
 
+_ANEW: Final = "create a new version: it will be locked for this base, now that it is at hand"
+
+
 class BaseDoesNotFit(InvalidInput):
     """A lock asks more of its base image than that offers."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class ImageMaker:
@@ -78,37 +86,63 @@ class ImageMaker:
 
         Raises:
             BaseDoesNotFit, NoCompiler: It can't be made here.
-            InvalidWheel: A package is not what a wheel may be.
+            InvalidPackage: A package is not what it may be.
             And what `Artifacts.ensure` raises.
         """
-        layers = []
+        layers: list[Layer] = []
         new = count = 0
         recipe = None
-        if lock.packages:
+        if lock.count:
             interpreter = check_fits(lock, base.facts, str(version.spec.image))
-            self._artifacts.ensure(lock.packages, version.spec.sources, progress=progress)
+            self._artifacts.ensure(lock.everything, version.spec.sources, progress=progress)
             reach("wheels.fetched")
-            recipe = LayerRecipe(minor_of(interpreter.version), lock.bytecode, key.compression)
-            plans = plan_layers(lock.packages)
-            count = len(plans)
-            new = sum(1 for plan in plans if self._layers.get(plan.key(recipe)) is None)
-            with (
-                self._artifacts.refusing(lock.packages, partial(self._forget_bytecode, lock.bytecode)),
-                self._compiler(lock.bytecode) if lock.bytecode and new else nullcontext() as compiler,
-            ):
-                layers = build_layers(
-                    plans, recipe, blobs=self._blobs, cache=self._layers, compiler=compiler, progress=progress
-                )
-            if new:
-                for warning in _describe(find_conflicts(plans, recipe, blobs=self._blobs, cache=self._layers)):
-                    progress.warn(warning)
-            layers.append(environment_layer(lock, interpreter, recipe, blobs=self._blobs))
+            recipe = LayerRecipe(lock.target.python_minor, lock.bytecode, key.compression)
+            with self._artifacts.refusing(lock.everything, partial(self._forget_bytecode, lock.bytecode)):
+                layers, new = self._package_layers(lock, recipe, progress)
+            count = len(layers)
+            layers.append(self._environment_layer(lock, interpreter, recipe))
         image = compose_image(base.image, layers, spec=version.spec, lock=lock, recipe=recipe, blobs=self._blobs)
         reach("image.written")
         self._registry.add_image(key, image.manifest, now=self._clock())
         self._names.set_name(str(version), image.manifest)
         reach("image.named")
         return image, new, count
+
+    def _package_layers(self, lock: Lock, recipe: LayerRecipe, progress: Progress) -> tuple[list[Layer], int]:
+        """The layers of a lock's packages, the lowest first, and how many of them were made now."""
+        below, new, listing = self._conda_layers(lock, recipe, progress) if lock.conda else ([], 0, lambda: ([], []))
+        plans = plan_layers(lock.packages)
+        missing = sum(1 for plan in plans if self._layers.get(plan.key(recipe)) is None)
+        with self._compiler(lock.bytecode) if lock.bytecode and missing else nullcontext() as compiler:
+            layers = build_layers(
+                plans, recipe, blobs=self._blobs, cache=self._layers, compiler=compiler, progress=progress
+            )
+        if new or missing:
+            conflicts = find_conflicts(plans, recipe, blobs=self._blobs, cache=self._layers, below=listing())
+            for warning in _describe(conflicts):
+                progress.warn(warning)
+        return [*below, *layers], new + missing
+
+    def _conda_layers(
+        self, lock: Lock, recipe: LayerRecipe, progress: Progress
+    ) -> tuple[list[Layer], int, Callable[[], Listed]]:
+        """The same of conda's packages, and what lists their files."""
+        from mlenv.build.conda_layers import build_conda_layers, list_conda_packages
+        from mlenv.core.conda_layer import plan_conda_layers
+
+        plans, conda = plan_conda_layers(lock.conda), _conda_recipe(lock, recipe)
+        new = sum(1 for plan in plans if self._layers.get(plan.key(conda)) is None)
+        layers = build_conda_layers(plans, conda, blobs=self._blobs, cache=self._layers, progress=progress)
+        return layers, new, lambda: list_conda_packages(plans, conda, blobs=self._blobs)
+
+    def _environment_layer(self, lock: Lock, interpreter: Interpreter | None, recipe: LayerRecipe) -> Layer:
+        """The topmost layer."""
+        if interpreter is not None:
+            return environment_layer(lock, interpreter, recipe, blobs=self._blobs)
+        from mlenv.build.conda_layers import conda_environment_layer
+
+        files = {LOCK_NAME: lock.to_pylock()}
+        return conda_environment_layer(lock.conda, _conda_recipe(lock, recipe), files=files, blobs=self._blobs)
 
     def _forget_bytecode(self, version: str | None, artifact: Artifact) -> None:
         if version is not None:
@@ -117,29 +151,51 @@ class ImageMaker:
             self._layers.remove(bytecode_key(artifact.digest, version))
 
 
-def check_fits(lock: Lock, facts: BaseFacts, name: str) -> Interpreter:
+def _conda_recipe(lock: Lock, recipe: LayerRecipe) -> "CondaRecipe":
+    from mlenv.core.conda_layer import CondaRecipe
+    from mlenv.core.conda_tree import CondaScheme
+
+    return CondaRecipe(CondaScheme.of(lock.conda, recipe.prefix), recipe.compression)
+
+
+def check_fits(lock: Lock, facts: BaseFacts, name: str) -> Interpreter | None:
     """
-    The base's interpreter that a lock was made for.
+    The base's interpreter that a lock was made for; None where conda's packages bring one, or there is none.
 
     Raises:
-        BaseDoesNotFit: The base has no such Python, or its glibc is older than a wheel needs.
+        BaseDoesNotFit: The base has no such Python, or its glibc is older than a package needs.
     """
-    chosen = choose(lock.target.python_minor, [each.version for each in facts.pythons])
-    if chosen is None:
+    if lock.conda:
+        _check_conda_fits(lock, facts, name)
+    elif not (fitting := [each for each in facts.pythons if each.minor == lock.target.python_minor]):
         had = ", ".join(f"{each.version} at {each.path}" for each in facts.pythons) or "none"
-        error = BaseDoesNotFit(
-            f"{name} has no Python {lock.target.python_minor}, which this is locked for; it has {had}"
+        raise BaseDoesNotFit(
+            f"{name} has no Python {lock.target.python_minor}, which this is locked for; it has {had}",
+            "ask for a Python that the base has (`python:`), or take a base that has it, in a new version",
         )
-        error.hint = "ask for a Python that the base has (`python:`), or take a base that has it, in a new version"
-        raise error
     if facts.glibc is not None and (wheels := _too_new(lock.packages, facts.glibc)):
         worst = max(wheels, key=lambda pair: pair[1])
-        error = BaseDoesNotFit(
-            f"{name} has glibc {facts.glibc}, {worst[0].artifact.filename} needs {worst[1]} ({len(wheels)} such wheels)"
+        wants = f"{worst[0].artifact.filename} needs {worst[1]} ({len(wheels)} such wheels)"
+        raise BaseDoesNotFit(f"{name} has glibc {facts.glibc}, {wants}", _ANEW)
+    return None if lock.conda else fitting[0]
+
+
+def _check_conda_fits(lock: Lock, facts: BaseFacts, name: str) -> None:
+    """Conda's packages bring all but the C library, for which they were chosen."""
+    from mlenv.core.conda_package import NOARCH
+
+    programs = [each.artifact.filename for each in lock.conda if each.subdir != NOARCH]
+    if not programs:
+        return
+    if facts.glibc is None:
+        raise BaseDoesNotFit(
+            f"{name} has no glibc, and {programs[0]} needs one ({len(programs)} such packages)",
+            "take a base image with glibc, such as Debian's, in a new version",
         )
-        error.hint = "create a new version: it will be locked for this base, now that it is at hand"
-        raise error
-    return next(each for each in facts.pythons if each.version == chosen)
+    if lock.target.glibc is not None and facts.glibc < lock.target.glibc:
+        raise BaseDoesNotFit(
+            f"{name} has glibc {facts.glibc}, and conda's packages are locked for {lock.target.glibc}", _ANEW
+        )
 
 
 def _too_new(packages: Sequence[LockedPackage], glibc: Glibc) -> list[tuple[LockedPackage, Glibc]]:

@@ -20,8 +20,8 @@ from mlenv.core.facts import BaseFacts
 from mlenv.core.image import MANIFEST_TYPE, Descriptor, Image
 from mlenv.core.image_name import full_name, is_file_source
 from mlenv.core.installed import with_installed
-from mlenv.core.layer import Compression, plan_layers
-from mlenv.core.lock import Lock, LockedPackage
+from mlenv.core.layer import Compression, Sized, count_layers
+from mlenv.core.lock import Lock
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
 from mlenv.core.progress import Progress
@@ -34,7 +34,7 @@ from mlenv.service.bases import Base, BaseNotHere, Bases
 from mlenv.service.building import BuildResult, NoBase, NotBuilt
 from mlenv.service.context_builds import ContextBuilds, ContextOptions
 from mlenv.service.environments import Environments
-from mlenv.service.locking import DEFAULT_OPTIONS, Locking, require_lockable
+from mlenv.service.locking import DEFAULT_OPTIONS, Locking
 
 #: Between two looks at a build that says nothing, in seconds: the first, and the longest.
 _FIRST_LOOK: Final = 0.2
@@ -116,31 +116,25 @@ class RemoteLocking(Locking):
         self._server = server
 
     def _make(self, version: EnvironmentVersion, platform: Platform, options: LockOptions, progress: Progress) -> Lock:
-        require_lockable(version)
         if platform == self._host_platform and _says_no_python(version.spec):
             return super()._make(version, platform, options, progress)
         with progress.step(f"Locking {version} for {platform} on the server") as step:
             asked = None if options == DEFAULT_OPTIONS else options
             lock = self._read(self._server.make_lock(version.name, version.version, platform, asked))
-            step.note(f"{len(lock.packages)} packages")
+            step.note(f"{lock.count} packages")
         return lock
 
 
 def _says_no_python(spec: Spec) -> bool:
     """Whether neither the spec nor a base image says which Python is meant: then it is that of whoever runs it."""
-    return (
-        spec.image is None
-        and spec.build is None
-        and spec.python is None
-        and (spec.conda is None or spec.conda.python is None)
-    )
+    return spec.image is None and spec.build is None and spec.wanted_python is None and not spec.needs_conda
 
 
 class RemoteArtifacts(Artifacts):
     """Wheels that the server built come from it, all others from their indexes."""
 
-    def ensure(self, packages: Sequence[LockedPackage], sources: Sources, *, progress: Progress) -> None:
-        """Have every package's wheel here."""
+    def ensure(self, packages: Sequence[Sized], sources: Sources, *, progress: Progress) -> None:
+        """Have every package's file here."""
         built = [each for each in packages if each.artifact.url is None and not self._blobs.has(each.artifact.digest)]
         if built:
             with progress.step(f"Fetching {len(built)} wheels that the server built"):
@@ -298,14 +292,13 @@ class RemoteBuilding:
         The version's image for a platform: the one that was built, or else one that the server builds now.
 
         Raises:
-            NoBase, NeedsConda, DockerfileNotBuilt: There is nothing to build on.
+            NoBase, DockerfileNotBuilt: There is nothing to build on.
             NotThroughServer: It is for the server to say how a Dockerfile is built.
             BuildFailed, BuildCanceled: The build came to nothing.
             Unavailable: The server does not answer.
         """
         if context is not None and context != ContextOptions():
             raise NotThroughServer("choosing an engine or a network, or handing in secrets,", "leave them out")
-        require_lockable(version)
         if version.spec.image is None and version.spec.build is None:
             raise NoBase(f"{version} names no base image")
         asked = self._server.request_build(
@@ -318,7 +311,7 @@ class RemoteBuilding:
         image = load_image(ended.image, self._blobs)
         if self._whole:
             self.bring(image, progress)
-        count = len(plan_layers(lock.packages))
+        count = count_layers(lock)
         if asked.status.ended:
             return BuildResult(image, None, lock, 0, count)
         return BuildResult(image, ended, lock, _new_layers(ended, count), count)

@@ -36,13 +36,25 @@ class OnlyAnImage(InvalidInput):
     hint = "run it in a container: `--engine container`"
 
 
+class OwnPython(InvalidInput):
+    """An interpreter was named for a version that has its own."""
+
+    hint = "leave `--python` out; another Python is another version, with another `python` in the conda file"
+
+
+class NoPythonInside(InvalidInput):
+    """Something that a Python does was asked of a version that has none."""
+
+    hint = "ask conda for `python` in a new version"
+
+
 @dataclass(frozen=True, slots=True)
 class LocalEnvironment:
     """
     A version, materialised on this machine.
 
     Attributes:
-        prefix: Its directory, read-only, in the shape of a virtual environment, and the host's interpreter it is for.
+        prefix: Its directory, read-only: a virtual environment for an interpreter of the host, or one of conda's.
         lock: What is in it.
     """
 
@@ -86,7 +98,7 @@ class Running:
         artifacts: "Callable[[], Artifacts]",
         *,
         pythons: "Pythons",
-        materialise: "Callable[[Lock, HostPython, Callable[[], None], Progress], Prefix]",
+        materialise: "Callable[[Lock, HostPython | None, Callable[[], None], Progress], Prefix]",
         container_engine: "Callable[[], ContainerEngine]",
         blob_directory: Path,
         host_platform: Platform,
@@ -97,8 +109,8 @@ class Running:
     ) -> None:
         """
         Args:
-            materialise: Makes or finds the prefix of a lock for an interpreter; calls back for the wheels if it
-                needs them.
+            materialise: Makes or finds the prefix of a lock for an interpreter, if it needs one of this machine; calls
+                back for the packages if it needs them.
             blob_directory: Where an OCI image layout keeps its blobs, for container engines to read.
         """
         self._registry = registry
@@ -123,6 +135,7 @@ class Running:
 
         Raises:
             OnlyAnImage: It names no packages.
+            OwnPython: An interpreter was named, and conda's packages bring one.
             NoSuitablePython, UnsuitablePython: No interpreter here is as its lock asks.
             And what `Locking.lock` and `Artifacts.ensure` raise.
         """
@@ -130,18 +143,28 @@ class Running:
             what = version.spec.image or "that of a Dockerfile"
             raise OnlyAnImage(f"{version} is an image ({what}), without packages of its own")
         lock = self._locking.lock(version, self._host_platform, options.lock, progress=progress)
-        python = self._pythons.choose(lock.target.python, options.python)
+        python = self._python(lock, options)
         prefix = self._materialise(
             lock,
             python,
-            lambda: self._artifacts().ensure(lock.packages, version.spec.sources, progress=progress),
+            lambda: self._artifacts().ensure(lock.everything, version.spec.sources, progress=progress),
             progress,
         )
         return LocalEnvironment(prefix, lock)
 
-    def variables(self, version: EnvironmentVersion, prefix: "Prefix", options: RunOptions) -> dict[str, str]:
+    def _python(self, lock: Lock, options: RunOptions) -> "HostPython | None":
+        """The interpreter of this machine for a lock; None for one with conda's packages, which bring their own."""
+        if not lock.conda:
+            return self._pythons.choose(lock.target.python, options.python)
+        if options.python is not None:
+            own = f"Python {lock.target.python}" if lock.target.python else "no Python"
+            raise OwnPython(f"Python {options.python!r} can't be used: conda's packages bring {own}")
+        return None
+
+    def variables(self, version: EnvironmentVersion, here: LocalEnvironment, options: RunOptions) -> dict[str, str]:
         """All environment variables of a command in a version that is materialised here."""
-        return variables_in(prefix.path, self._inherited, (*version.spec.environment_variables, *options.environment))
+        variables = (*version.spec.environment_variables, *options.environment)
+        return variables_in(here.prefix.path, self._inherited, variables, conda=bool(here.lock.conda))
 
     def run_local(
         self,
@@ -156,7 +179,7 @@ class Running:
         here = self.local(version, options, progress=progress)
         for warning in warnings_about(self._inherited):
             progress.warn(warning)
-        environment = self.variables(version, here.prefix, options)
+        environment = self.variables(version, here, options)
         use = self._begin(version, kind, "local", here.lock.digest, command)
         return self._end(use, run_command(command, environment=environment, directory=options.directory))
 
@@ -180,7 +203,7 @@ class Running:
             variables=dict(options.environment),
             terminal=options.terminal,
             gpus=options.gpus,
-            python="python" if built.lock.packages else None,
+            python="python" if built.lock.packages or built.lock.conda_package("python") else None,
         )
         arguments = run_arguments(engine, run)
         use = self._begin(version, kind, "container", built.lock.digest, command, built.image.manifest.digest)
@@ -192,6 +215,8 @@ class Running:
         from mlenv.run.inspect import inspect_by
 
         engine, image, built = self._in_engine(version, DEFAULT_RUN, progress)
+        if built.lock.conda and not built.lock.target.python:
+            raise NoPythonInside(f"{version} has no Python that could look at what is installed")
         run = ContainerRun(image, ("python", "-"), Path("/tmp"), network="none")
         with progress.step("Inspecting the image"):
             found = inspect_by(run_arguments(engine, run), what=f"the image of {version}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlenv.service.artifacts import Artifacts
     from mlenv.service.bases import Bases
     from mlenv.service.building import Building
+    from mlenv.service.conda_locking import CondaLocking
     from mlenv.service.context_builds import ContextBuilds
     from mlenv.service.doctoring import Doctor
     from mlenv.service.environments import Environments
@@ -115,6 +116,19 @@ class Embedded:
             policy=self.machine.policy,
             contexts=lambda: self.contexts,
             own_index=lambda: self.machine.resolver.own_index,
+            conda=lambda: self._conda,
+        )
+
+    @cached_property
+    def _conda(self) -> "CondaLocking":
+        from mlenv.service.conda_locking import CondaLocking
+
+        return CondaLocking(
+            lambda: self.machine.conda_resolver,
+            lambda: self.machine.resolver,
+            self.artifacts,
+            self.blobs,
+            self.machine.policy,
         )
 
     @cached_property
@@ -134,10 +148,10 @@ class Embedded:
 
     @cached_property
     def artifacts(self) -> "Artifacts":
-        """Brings wheels into the store."""
+        """Brings packages into the store."""
         from mlenv.service.artifacts import Artifacts
 
-        return Artifacts(self.blobs, lambda: self.machine.fetcher)
+        return Artifacts(self.blobs, lambda: self.machine.fetcher, lambda: self.machine.channel_fetcher)
 
     @cached_property
     def layers(self) -> "RegistryLayers":
@@ -276,7 +290,7 @@ class Embedded:
         return self.building
 
     def _materialise(
-        self, lock: "Lock", python: "HostPython", fetch: Callable[[], None], progress: "Progress"
+        self, lock: "Lock", python: "HostPython | None", fetch: Callable[[], None], progress: "Progress"
     ) -> "Prefix":
         from mlenv.run.found import find_prefix
 
@@ -286,7 +300,7 @@ class Embedded:
         from mlenv.build.bytecode import compile_to_files
         from mlenv.run.local import materialise
 
-        with self.artifacts.refusing(lock.packages):
+        with self.artifacts.refusing(lock.everything):
             fetch()
             return materialise(
                 lock,

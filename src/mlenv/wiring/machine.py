@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from mlenv.core.platform import Platform
     from mlenv.core.site_policy import SitePolicy
     from mlenv.distribution.registries import Registries
+    from mlenv.resolve.conda import CondaResolver
+    from mlenv.resolve.conda_fetch import ChannelFetcher
+    from mlenv.resolve.guard import Guard
     from mlenv.resolve.index_http import HttpFetcher
     from mlenv.resolve.machine_index import MachineIndex
     from mlenv.resolve.pip import PipResolver
@@ -26,8 +29,9 @@ class Machine:
     A directory, and what this machine does with it. What is not used is not made.
 
     Attributes:
-        home: The directory. In it: `oci/` (blobs), `cache/uv`, `cache/wheels`, `prefixes/` (environments for local
-            runs), `locks/` (held by processes at work), `work/` (what is half done).
+        home: The directory. In it: `oci/` (blobs), `cache/uv` and `cache/rattler` (what resolvers fetched),
+            `cache/wheels` and `cache/conda` (unpacked packages), `prefixes/` (environments for local runs), `locks/`
+            (held by processes at work), `work/` (what is half done).
         policy: What it does for those who use a site; None for whoever uses it by themselves.
     """
 
@@ -76,12 +80,15 @@ class Machine:
         """Brings files from indexes."""
         from mlenv.resolve.index_http import HttpFetcher
 
+        return HttpFetcher(machine=self.machine_index, guard=self._guard)
+
+    @property
+    def _guard(self) -> "Guard | None":
         if self.policy is None:
-            return HttpFetcher(machine=self.machine_index)
+            return None
         from mlenv.resolve.guard import Guard
 
-        own = self.machine_index.index.url if self.machine_index is not None else None
-        return HttpFetcher(machine=self.machine_index, guard=Guard(self.policy, own))
+        return Guard(self.policy, self.machine_index.index.url if self.machine_index is not None else None)
 
     @cached_property
     def registries(self) -> "Registries":
@@ -107,6 +114,27 @@ class Machine:
     def resolver(self) -> "PipResolver":
         """Resolves pip requirements."""
         return self.resolver_in(self.directory("cache", "uv"))
+
+    @cached_property
+    def conda_resolver(self) -> "CondaResolver":
+        """Solves for conda packages, as conda's own settings on this machine say. Raises `InvalidInput`."""
+        from mlenv.resolve.conda import CondaResolver
+        from mlenv.resolve.conda_credentials import read_stored
+        from mlenv.resolve.condarc import read_settings
+
+        return CondaResolver(
+            self.directory("cache", "rattler"),
+            settings=read_settings(os.environ),
+            stored=read_stored(os.environ),
+            own=self.policy is None,
+        )
+
+    @cached_property
+    def channel_fetcher(self) -> "ChannelFetcher":
+        """Brings files from conda channels."""
+        from mlenv.resolve.conda_fetch import ChannelFetcher
+
+        return ChannelFetcher(self.conda_resolver.access, guard=self._guard)
 
     def resolver_in(self, cache: Path) -> "PipResolver":
         """One that keeps what it fetched in a directory."""

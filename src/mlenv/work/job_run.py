@@ -164,7 +164,7 @@ def _environment(
             f" here: the command runs beside Python {python.version} of the server, outside of that image"
         )
         return {**base, "PATH": os.pathsep.join([str(python.path.parent), _PATH]), **dict(own)}, None
-    return variables_in(here.prefix.path, base, own), here.lock.digest
+    return variables_in(here.prefix.path, base, own, conda=bool(here.lock.conda)), here.lock.digest
 
 
 class _Place:

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from support.images import make_image, new_store
 
-from mlenv.build.compose import LOCK_PATH, compose_image, environment_layer
+from mlenv.build.compose import compose_image, environment_layer
 from mlenv.build.images import import_image, load_image
 from mlenv.build.validate import InvalidImage
 from mlenv.core.digest import Digest
@@ -61,7 +61,7 @@ def test_the_environment_layer_is_a_virtual_environment(store: OciLayout, compre
     assert Digest.of(data) == layer.diff_id
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = {each.name: each for each in tar.getmembers()}
-        lock = tar.extractfile(LOCK_PATH.lstrip("/"))
+        lock = tar.extractfile("opt/env/pylock.toml")
         config = tar.extractfile("opt/env/pyvenv.cfg")
         assert lock is not None
         assert config is not None
