@@ -165,14 +165,6 @@ def test_what_cannot_be_locked_says_why(based: World, command: str) -> None:
     done = based.run("environment", command, f"docker-{command}")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: Dockerfile, line 1: RUN before the first FROM"
-    conda = "{dependencies: [python=3.11, numpy=1.26, {pip: [alpha]}]}"
-    _create(based, f"conda-{command}", f"name: conda-{command}\nimage: example.org/none:1\nconda_file: {conda}\n")
-    done = based.run("environment", command, f"conda-{command}")
-    assert done.returncode == 1
-    first, second, hint = done.stderr.splitlines()
-    assert first == "error: these need conda, which mlenv can't lock yet:"
-    assert second.endswith(": numpy=1.26")
-    assert hint.startswith("hint: write `resolver: pypi` in the environment file")
 
 
 def test_conda_packages_are_taken_from_pypi_when_that_is_asked_for(based: World) -> None:

@@ -69,7 +69,7 @@ def build_conda_layer(plan: CondaLayerPlan, recipe: CondaRecipe, *, blobs: Blobs
         blobs: Where packages are, and where the layer goes.
 
     Returns:
-        The layer, and a sentence for each package with scripts that conda would run around linking.
+        The layer, and a sentence for each package with scripts that conda would run.
 
     Raises:
         InvalidCondaArchive: A package that may not be installed; nothing of it is kept.
@@ -86,7 +86,7 @@ def build_conda_layer(plan: CondaLayerPlan, recipe: CondaRecipe, *, blobs: Blobs
             stream.write(END)
             diff_id = stream.close()
             digest, size = out.commit()
-        scripts = [_unrun(tree) for tree in trees if tree.contents.link_scripts]
+        scripts = [tree.unrun for tree in trees if tree.unrun]
     reach("layer.written")
     return Layer(digest, diff_id, size, recipe.compression.media_type), scripts
 
@@ -204,12 +204,6 @@ def _shares(trees: Sequence[CondaTree]) -> list[set[str] | None]:
     entries = merge(listed, [tree.package.name for tree in trees], []).entries
     return [{path for path in tree.paths() if entries.get(path, None) and entries[path].package == number}
             for number, tree in enumerate(trees)]  # fmt: skip
-
-
-def _unrun(tree: CondaTree) -> str:
-    return (
-        f"{tree.package.name} has {', '.join(tree.contents.link_scripts)}: not run, as nothing is while layers are made"
-    )
 
 
 class _LayerWriter:

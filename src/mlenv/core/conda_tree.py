@@ -19,6 +19,7 @@ from mlenv.core.conda_prefix import PrefixDoesNotFit, replace_in_binary, replace
 
 _SITE_PACKAGES: Final = "site-packages/"
 _SCRIPTS: Final = "python-scripts/"
+_ACTIVATION: Final = "etc/conda/activate.d/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,13 @@ class CondaTree:
     def paths(self) -> list[str]:
         """All paths under the prefix, without its record."""
         return [*map(self.place, self.contents.paths), *(f"bin/{each.name}" for each in self.contents.entry_points)]
+
+    @property
+    def unrun(self) -> str | None:
+        """What to tell of scripts that conda would run, around linking or when it activates; None if there are none."""
+        activation = [each for each in self.contents.paths if each.startswith(_ACTIVATION)]
+        scripts = (*self.contents.link_scripts, *sorted(activation))
+        return f"{self.package.name} has {', '.join(scripts)}: not run" if scripts else None
 
     def files(self, raws: Iterable[RawFile] | None = None) -> Iterator[CondaFile]:
         """

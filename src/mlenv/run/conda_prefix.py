@@ -46,8 +46,8 @@ def lay_out_conda(
             for file in tree.files(raws):
                 writer.add(tree, file)
             writer.write(record_path(package), (record(tree),), package.name)
-            if scripts := tree.contents.link_scripts:
-                progress.warn(f"{package.name} has {', '.join(scripts)}: not run")
+            if tree.unrun:
+                progress.warn(tree.unrun)
             step.advance(1)
         step.note({"link": "hard links", "clone": "shared blocks", "copy": "copies"}[writer.link.how])
     writer.write(HISTORY, (history(packages).encode(),), "")

@@ -120,6 +120,7 @@ def _lay_out_conda(
     progress: Progress,
 ) -> int:
     """Conda's packages, with the bytecode that conda itself would compile; gives how many had to be unpacked."""
+    from mlenv.core.conda_archive import InvalidCondaArchive
     from mlenv.run.conda_prefix import lay_out_conda, sources_to_compile
     from mlenv.run.unpacked_conda import UnpackedConda
 
@@ -127,7 +128,14 @@ def _lay_out_conda(
     missing = [each for each in lock.conda if not unpacked.has(each)]
     if missing:
         unpacked.unpack(missing, files, staging=unpacking, progress=progress)
-    lay_out_conda(stage, final, lock.conda, unpacked, progress)
+    try:
+        lay_out_conda(stage, final, lock.conda, unpacked, progress)
+    except InvalidCondaArchive as error:
+        # What does not fit this prefix was good enough to be unpacked.
+        for each in lock.conda:
+            if each.artifact.filename == error.filename:
+                remove_tree(unpacked.entry(each))
+        raise
     if compiler is not None and (sources := sources_to_compile(stage, lock.conda)):
         compiler(interpreter_of(stage), sources, progress)
     return len(missing)
