@@ -160,6 +160,11 @@ class Lock:
         """Bytes to download in all."""
         return sum(each.size for each in self._artifacts())
 
+    @property
+    def count(self) -> int:
+        """How many packages are locked in all."""
+        return len(self.packages) + len(self.conda)
+
     def _artifacts(self) -> Iterator[Artifact]:
         yield from (each.artifact for each in self.packages)
         yield from (each.artifact for each in self.conda)
