@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from mlenv.core.lock import Lock
+from mlenv.core.lock import CONDA, PYPI, Lock
 from mlenv.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 #: What interpreters and virtual environments bring by themselves: reported when extra, but no drift.
 SEEDS: Final = frozenset({"pip", "setuptools", "wheel"})
-#: Who has installed a package.
-PYPI: Final = "pypi"
-CONDA: Final = "conda"
 
 
 class NothingToAsk(InvalidInput):

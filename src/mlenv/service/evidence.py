@@ -168,7 +168,7 @@ def _base_of(image: Image, lock: Lock) -> Digest | None:
 
 def _compression(image: Image, lock: Lock) -> Compression | None:
     """Of the layers above the base's; None if there are none."""
-    if not lock.packages or not image.layers:
+    if not lock.count or not image.layers:
         return None
     media_type = image.layers[-1][0].media_type
     return next((each for each in Compression if each.media_type == media_type), None)
