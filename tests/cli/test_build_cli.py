@@ -6,7 +6,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.conda_locked import CHANNEL, conda_lock, keep_lock, locked
+from support.conda_packages import interpreter, make_package
 from support.world import BASE, MINOR, World
+
+from mlenv.core.digest import Digest
+from mlenv.core.lock import Artifact, LockedPackage
+from mlenv.wiring.embedded import open_embedded
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +46,37 @@ def test_a_lock_is_printed_and_made_once(based: World, train: str) -> None:
 
 def test_a_table_of_a_lock_is_its_packages(based: World, train: str) -> None:
     done = based.run("environment", "lock", train, "-o", "tsv")
-    assert [line.split("\t")[:2] for line in done.stdout.splitlines()] == [
-        ["alpha", "1.0"],
-        ["beta", "2.0"],
-        ["pip", "25.0"],
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [(each[:2], len(each)) for each in rows] == [
+        (["alpha", "1.0"], 5),
+        (["beta", "2.0"], 5),
+        (["pip", "25.0"], 5),
     ]
     done = based.run("environment", "lock", train, "-o", "tsv", "--query", "packages[].name")
     assert done.stdout == "alpha\nbeta\npip\n"
+
+
+def test_conda_packages_of_a_lock_are_told_apart(based: World) -> None:
+    based.ok("environment", "create", "-f", str(based.define("both", "alpha")))
+    wheel = Artifact("alpha-1.0-py3-none-any.whl", 7, Digest.of(b""), "https://example.org/alpha-1.0-py3-none-any.whl")
+    conda = [locked(interpreter()), locked(make_package("zlib", build="h_0", subdir="linux-64"))]
+    lock = conda_lock(*conda, wheels=(LockedPackage("alpha", "1.0", wheel),))
+    with open_embedded(based.home) as store:
+        keep_lock(store, "both", lock)
+    document = based.ok("environment", "lock", "both", "--platform", "linux/amd64")
+    assert [(each["name"], each["manager"], each.get("build")) for each in document["packages"]] == [
+        ("python", "conda", "0"),
+        ("zlib", "conda", "h_0"),
+        ("alpha", "pypi", None),
+    ]
+    assert (document["packages"][1]["subdir"], document["packages"][1]["channel"]) == ("linux-64", CHANNEL)
+    assert document["size"] == sum(each["size"] for each in document["packages"])
+    table = based.run("environment", "lock", "both", "--platform", "linux/amd64", "-o", "tsv")
+    size = conda[1].artifact.size
+    assert table.stdout.splitlines()[1:] == [
+        f"zlib\t1.0\t{size}\tfalse\tconda\th_0\tlinux/amd64",
+        "alpha\t1.0\t7\tfalse\tpypi\t\tlinux/amd64",
+    ]
 
 
 def test_a_lock_goes_to_a_file_and_to_stdout(based: World, train: str) -> None:

@@ -8,7 +8,11 @@ import venv
 from pathlib import Path
 
 import pytest
+from support.conda_locked import conda_lock, keep_lock, locked
+from support.conda_packages import make_package
 from support.world import World
+
+from mlenv.wiring.embedded import open_embedded
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,25 @@ def test_without_a_reference_and_a_lock_it_asks_for_one(world: World, train: str
         f"error: {os.path.realpath(tmp_path)}/empty has no lock of its own\n"
         "hint: say which environment it should be: NAME:VERSION\n"
     )
+
+
+def test_an_environment_without_python_is_not_taken_for_another(world: World, train: str, tmp_path: Path) -> None:
+    lock = conda_lock(locked(make_package("zlib")))
+    (tmp_path / "pylock.toml").write_text(lock.to_pylock())
+    world.environment = {"VIRTUAL_ENV": str(tmp_path)}
+    try:
+        inside = world.run("check")
+    finally:
+        world.environment = {}
+    assert inside.returncode == 1
+    assert inside.stderr.startswith(f"error: {tmp_path} has conda packages and no Python, and only an interpreter can")
+    world.ok("environment", "create", "-f", str(world.define("tools", "alpha")))
+    with open_embedded(world.home) as store:
+        keep_lock(store, "tools", lock)
+    for options in ((), ("--engine", "container")):
+        named = world.run("check", "tools:1", *options)
+        assert (named.returncode, named.stdout) == (1, "")
+        assert named.stderr.startswith("error: tools:1 has conda packages and no Python"), named.stderr
 
 
 def test_a_difference_names_packages_variables_and_specs(world: World, train: str) -> None:

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from support.builds import services_of
+from support.conda_locked import conda_lock, keep_lock, locked
+from support.conda_packages import interpreter, make_package
 from support.index import PackageIndex, serve
 from support.server import InProcess, in_process
 
@@ -97,6 +100,20 @@ def test_what_can_not_be_solved_is_the_users_to_solve(api: InProcess, index: Pac
     answer = api.client.post(address)
     assert 400 <= answer.status_code < 500, answer.text
     assert "alpha==9" in answer.json()["detail"]
+
+
+def test_a_lock_of_conda_packages_is_handed_out_to_the_byte(api: InProcess) -> None:
+    address = create(api, "tools", "alpha")
+    conda = conda_lock(locked(interpreter()), locked(make_package("zlib")), wheels=(package("alpha", "1.5"),))
+    services = services_of(api.hosted)
+    keep_lock(services, "tools", conda)
+    answer = api.client.get(address)
+    assert answer.status_code == 200, answer.text
+    assert Lock.from_pylock(answer.text) == conda
+    assert answer.headers["etag"] == f'"{conda.digest}"'
+    brought = api.client.put(create(api, "no-tools", "alpha"), content=answer.text, headers=TOML)
+    assert (brought.status_code, brought.json()["code"]) == (400, "ForeignLock")
+    assert "it has conda packages, and the spec asks for none" in brought.json()["detail"]
 
 
 def test_a_lock_that_a_client_made_is_taken_in_once(api: InProcess) -> None:

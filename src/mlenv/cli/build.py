@@ -11,13 +11,14 @@ from mlenv.cli.context_options import add_context_options, to_context_options
 from mlenv.cli.locking import add_lock_options, add_platform, to_lock_options, to_platform
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.layer import Compression
-from mlenv.core.lock import Lock, LockedContext
+from mlenv.core.lock import CONDA, PYPI, Lock, LockedContext, LockedPackage
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
 from mlenv.core.reference import Reference
 from mlenv.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from mlenv.core.conda_package import CondaPackage
     from mlenv.service.context_builds import ContextOptions
 
 # lock
@@ -108,16 +109,31 @@ def _lock_document(name: str, lock: Lock) -> dict[str, Any]:
         "bytecode": lock.bytecode,
         "resolver": lock.resolver,
         "size": lock.size,
-        "packages": [
-            {
-                "name": each.name,
-                "version": each.version,
-                "size": each.artifact.size,
-                "source": each.built_from is not None,
-            }
-            for each in lock.packages
-        ],
+        "packages": [*map(_conda_document, lock.conda), *map(_package_document, lock.packages)],
         **({"context": _context_document(lock.context)} if lock.context else {}),
+    }
+
+
+def _package_document(package: LockedPackage) -> dict[str, Any]:
+    return {
+        "name": package.name,
+        "version": package.version,
+        "size": package.artifact.size,
+        "source": package.built_from is not None,
+        "manager": PYPI,
+    }
+
+
+def _conda_document(package: "CondaPackage") -> dict[str, Any]:
+    return {
+        "name": package.name,
+        "version": package.version,
+        "size": package.artifact.size,
+        "source": False,
+        "manager": CONDA,
+        "build": package.build,
+        "subdir": package.subdir,
+        "channel": package.channel,
     }
 
 
@@ -131,8 +147,12 @@ def _context_document(context: LockedContext) -> dict[str, Any]:
 
 
 def _package_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a table shows of a lock: its packages."""
-    return [{**each, "platform": document["platform"]} for each in document["packages"]]
+    """What a table shows of a lock: its packages; whose they are and which build, where some are conda's."""
+    packages = document["packages"]
+    columns = ["name", "version", "size", "source"]
+    if any(each["manager"] == CONDA for each in packages):
+        columns += ["manager", "build"]
+    return [{**{key: each.get(key) for key in columns}, "platform": document["platform"]} for each in packages]
 
 
 lock: Final = Verb(_lock_arguments, _lock_settings, _lock)

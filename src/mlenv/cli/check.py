@@ -11,7 +11,7 @@ from mlenv.cli.arguments import add_reference, to_optional_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.locking import add_platform, to_platform
 from mlenv.cli.printer import Column, Output
-from mlenv.core.check import Finding
+from mlenv.core.check import Finding, require_python
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.lock import Lock
 from mlenv.core.platform import Platform
@@ -95,16 +95,23 @@ def _check(settings: CheckSettings, context: Context) -> int:
         assert settings.reference is not None
         version = store.environments.version(settings.reference)
         _require_packages(version)
+        known = store.locking.find(version, Platform("linux", store.machine.host_platform.architecture))
+        if known is not None:
+            require_python(known, str(version))
         inspection, lock = store.running.inspect_container(version, progress=context.progress)
     else:
         from mlenv.run.inspect import installed_in
 
+        named = _named_lock(settings.reference, settings.platform, context) if settings.reference else None
+        if named is None and settings.python is None:
+            _require_active_python()
         inspection = installed_in(settings.python or active_python())
-        lock = _lock(settings, context, inspection.lock, inspection.prefix)
+        lock = named or _own_lock(inspection.lock, inspection.prefix)
     report = inspection.check(lock)
     if context.printer.tabular:
         columns = (
             Column("Package", "name"),
+            *((Column("Manager", "manager"),) if lock.conda else ()),
             Column("Finding", "kind"),
             Column("Locked", "expected"),
             Column("Found", "found"),
@@ -136,19 +143,34 @@ def _require_packages(version: EnvironmentVersion) -> None:
         raise NothingToCompare(version)
 
 
-def _lock(settings: CheckSettings, context: Context, own: str | None, prefix: str) -> Lock:
-    if settings.reference is None:
-        if own is None:
-            raise UsageError(f"{prefix} has no lock of its own", "say which environment it should be: NAME:VERSION")
-        return Lock.from_pylock(own)
+def _named_lock(reference: Reference, platform: Platform | None, context: Context) -> Lock:
+    """What a version should be."""
     store = context.store
-    version = store.environments.version(settings.reference)
+    version = store.environments.version(reference)
     _require_packages(version)
-    platform = settings.platform or store.machine.host_platform
+    platform = platform or store.machine.host_platform
     lock = store.locking.find(version, platform)
     if lock is None:
         raise UsageError(f"{version} is not locked for {platform}", f"lock it with `mlenv environment lock {version}`")
+    require_python(lock, str(version))
     return store.building.as_built(version, lock)
+
+
+def _own_lock(text: str | None, prefix: str) -> Lock:
+    """What an environment itself says that it should be."""
+    if text is None:
+        raise UsageError(f"{prefix} has no lock of its own", "say which environment it should be: NAME:VERSION")
+    return Lock.from_pylock(text)
+
+
+def _require_active_python() -> None:
+    """Refuse to look at some other Python where the active environment has none."""
+    if not (active := os.environ.get("VIRTUAL_ENV")) or not (own := Path(active, "pylock.toml")).is_file():
+        return
+    from mlenv.api.files import TOML_LIMIT, read_text
+    from mlenv.api.problems import Place
+
+    require_python(Lock.from_pylock(read_text(own, Place(str(own)), limit=TOML_LIMIT)), active)
 
 
 check: Final = Verb(_check_arguments, _check_settings, _check, Output.TABLE)

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from mlenv.cli.progress import human_size
 from mlenv.core.diff import Change, EnvironmentDifference, PackageChange
 from mlenv.core.difference import describe
 from mlenv.core.environment import EnvironmentVersion
+from mlenv.core.lock import PYPI, LockedPackage
+
+if TYPE_CHECKING:
+    from mlenv.core.conda_package import CondaPackage
 
 #: Columns that one side of a spec gets at most.
 _WIDTH = 56
@@ -36,11 +41,18 @@ def _lines(old: EnvironmentVersion, new: EnvironmentVersion, difference: Environ
 
 
 def _package(change: PackageChange) -> str:
-    before = change.old.version if change.old else ""
-    after = change.new.version if change.new else ""
+    before, after = _version(change.old), _version(change.new)
     mark = {"added": "+", "removed": "-"}.get(change.kind, "~")
     versions = f"{before} → {after}" if before and after else before or after
-    return f"{mark} {change.name} {versions} ({_signed(change.growth)})"
+    manager = "" if change.manager == PYPI else f"{change.manager}, "
+    return f"{mark} {change.name} {versions} ({manager}{_signed(change.growth)})"
+
+
+def _version(package: "LockedPackage | CondaPackage | None") -> str:
+    """Of conda's packages with the build, as conda writes it."""
+    if package is None or isinstance(package, LockedPackage):
+        return package.version if package else ""
+    return f"{package.version}={package.build}"
 
 
 def _changes(title: str, changes: Iterable[Change]) -> Iterator[str]:

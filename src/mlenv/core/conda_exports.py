@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from mlenv.core.conda_package import CondaPackage, subdir_of
+from mlenv.core.conda_package import CondaPackage, channels_of, subdir_of
 from mlenv.core.lock import Lock, LockedPackage
 from mlenv.errors import InvalidInput
 
@@ -48,7 +48,7 @@ def to_rattler_lock(lock: Lock) -> str:
     _require(lock, "pixi.lock")
     packages: list[dict[str, Any]] = [{"conda": each.url} for each in lock.conda]
     packages += [{"pypi": each.artifact.url} for each in lock.packages]
-    environment = {"channels": [{"url": f"{each}/"} for each in _channels(lock)]}
+    environment = {"channels": [{"url": f"{each}/"} for each in channels_of(lock.conda)]}
     document = {
         "version": 6,
         "environments": {"default": environment | {"packages": {subdir_of(lock.target.platform): packages}}},
@@ -71,7 +71,7 @@ def to_conda_lock(lock: Lock) -> str:
         "version": 1,
         "metadata": {
             "content_hash": {subdir: lock.digest.hex},
-            "channels": [{"url": each, "used_env_vars": []} for each in _channels(lock)],
+            "channels": [{"url": each, "used_env_vars": []} for each in channels_of(lock.conda)],
             "platforms": [subdir],
             "sources": ["environment.yml"],
         },
@@ -109,11 +109,6 @@ def _require(lock: Lock, form: str) -> None:
             raise NotExportable(form, why, "write `pylock.toml`, beside which such wheels are put")
         if re.search(r"[\s\x00-\x1f\x7f]", f"{package.name}{package.version}{url}"):
             raise NotExportable(form, f"{package.name!r} has blanks in its name, version or address", "lock it again")
-
-
-def _channels(lock: Lock) -> list[str]:
-    """The channels that something comes from."""
-    return list(dict.fromkeys(each.channel for each in lock.conda))
 
 
 def _rattler_conda(package: CondaPackage) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One conda package in a lock, to exact bytes."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -114,6 +115,11 @@ class CondaPackage:
         """Where its file is."""
         assert self.artifact.url is not None
         return self.artifact.url
+
+
+def channels_of(packages: Iterable[CondaPackage]) -> tuple[str, ...]:
+    """The channels that something comes from."""
+    return tuple(dict.fromkeys(each.channel for each in packages))
 
 
 def subdir_of(platform: Platform) -> str:

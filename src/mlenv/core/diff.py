@@ -1,13 +1,16 @@
 """What changed between two environments once both are locked: packages with their sizes, base, Python, variables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlenv.core.difference import difference
 from mlenv.core.digest import Digest
-from mlenv.core.lock import Lock, LockedPackage
+from mlenv.core.lock import CONDA, PYPI, Lock, LockedPackage
 from mlenv.core.spec import Spec
+
+if TYPE_CHECKING:
+    from mlenv.core.conda_package import CondaPackage
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +20,19 @@ class PackageChange:
 
     Attributes:
         name: Normalised.
+        manager: Whose package it is, `pypi` or `conda`. What moves from one to the other is removed here and added there.
         old, new: What is locked on each side; None where it is not there. Both have the same version if only the
-            artifact differs (another wheel, or one that was built here).
+            artifact differs (another wheel, or one that was built here; another build of conda's).
     """
 
     name: str
-    old: LockedPackage | None
-    new: LockedPackage | None
+    manager: str
+    old: "LockedPackage | CondaPackage | None"
+    new: "LockedPackage | CondaPackage | None"
 
     @property
     def kind(self) -> str:
-        """`added`, `removed`, `changed` (another version) or `rebuilt` (the same version, other bytes)."""
+        """`added`, `removed`, `changed` (another version) or `rebuilt` (the same version, another build or bytes)."""
         if self.old is None:
             return "added"
         if self.new is None:
@@ -43,6 +48,7 @@ class PackageChange:
         """Plain data for `-o json`."""
         return {
             "name": self.name,
+            "manager": self.manager,
             "kind": self.kind,
             "old": _package(self.old),
             "new": _package(self.new),
@@ -69,7 +75,7 @@ class EnvironmentDifference:
     Everything that differs between two locked environments.
 
     Attributes:
-        packages: Sorted by name.
+        packages: Sorted by name; of one name, conda's before PyPI's.
         facts: Platform, Python, base, glibc, bytecode and index date, in this order, where they differ.
         variables: Environment variables that differ, sorted by name.
         spec: What leads from one spec to the other, in lines that a person reads (`mlenv.core.difference`).
@@ -111,7 +117,7 @@ def compare_environments(old: tuple[Spec, Lock | None], new: tuple[Spec, Lock | 
     """What `new` has that `old` has not, and the other way round; of the specs alone if a side has no lock."""
     (old_spec, old_lock), (new_spec, new_lock) = old, new
     return EnvironmentDifference(
-        packages=_package_changes(old_lock, new_lock) if old_lock and new_lock else (),
+        packages=tuple(_package_changes(old_lock, new_lock)) if old_lock and new_lock else (),
         facts=_changes(_facts(old_lock), _facts(new_lock)) if old_lock and new_lock else (),
         variables=_changes(
             dict(sorted(old_spec.environment_variables)), dict(sorted(new_spec.environment_variables)), ordered=False
@@ -123,24 +129,27 @@ def compare_environments(old: tuple[Spec, Lock | None], new: tuple[Spec, Lock | 
     )
 
 
-def _package_changes(old: Lock, new: Lock) -> tuple[PackageChange, ...]:
-    before = {each.name: each for each in old.packages}
-    after = {each.name: each for each in new.packages}
-    return tuple(
-        PackageChange(name, before.get(name), after.get(name))
-        for name in sorted(before.keys() | after.keys())
-        if _identity(before.get(name)) != _identity(after.get(name))
-    )
+def _package_changes(old: Lock, new: Lock) -> Iterator[PackageChange]:
+    before, after = _by_key(old), _by_key(new)
+    for key in sorted(before.keys() | after.keys()):
+        if _identity(before.get(key)) != _identity(after.get(key)):
+            yield PackageChange(*key, before.get(key), after.get(key))
 
 
-def _identity(package: LockedPackage | None) -> tuple[str, Digest] | None:
+def _by_key(lock: Lock) -> "dict[tuple[str, str], LockedPackage | CondaPackage]":
+    """All packages of a lock, by name and manager."""
+    wheels = {(each.name, PYPI): each for each in lock.packages}
+    return {**wheels, **{(each.name, CONDA): each for each in lock.conda}}
+
+
+def _identity(package: "LockedPackage | CondaPackage | None") -> tuple[str, Digest] | None:
     return (package.version, package.artifact.digest) if package else None
 
 
 def _facts(lock: Lock) -> dict[str, str | None]:
     return {
         "platform": str(lock.target.platform),
-        "python": lock.target.python,
+        "python": lock.target.python or None,
         "base": str(lock.base) if lock.base else None,
         "glibc": str(lock.target.glibc) if lock.target.glibc else None,
         "bytecode": lock.bytecode,
@@ -155,11 +164,12 @@ def _changes(
     return tuple(Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name))
 
 
-def _package(package: LockedPackage | None) -> dict[str, Any] | None:
+def _package(package: "LockedPackage | CondaPackage | None") -> dict[str, Any] | None:
     if package is None:
         return None
     return {
         "version": package.version,
+        **({} if isinstance(package, LockedPackage) else {"build": package.build, "channel": package.channel}),
         "size": package.artifact.size,
         "filename": package.artifact.filename,
         "digest": str(package.artifact.digest),

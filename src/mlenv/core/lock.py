@@ -21,6 +21,9 @@ _T = TypeVar("_T")
 #: The version of what `[tool.mlenv]` holds; with conda packages it is another one, which older programs refuse.
 _FORMAT: Final = 1
 _FORMAT_CONDA: Final = 2
+#: Who installs a package, where both are told of together.
+PYPI: Final = "pypi"
+CONDA: Final = "conda"
 _FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f]+")
 
 

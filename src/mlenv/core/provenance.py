@@ -7,7 +7,7 @@ of the type `BUILD_TYPE`, is in `docs/evidence.md`. Whoever has the same records
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 from mlenv.core.digest import Digest
@@ -19,6 +19,9 @@ from mlenv.core.lock import Artifact, Lock, LockedContext, LockedPackage
 from mlenv.core.records import BuildRecord
 from mlenv.core.redact import has_credentials
 from mlenv.core.spec import Spec
+
+if TYPE_CHECKING:
+    from mlenv.core.conda_package import CondaPackage
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
@@ -99,14 +102,19 @@ def _definition(facts: BuildFacts) -> dict[str, Any]:
             }
         ),
     }
-    internal = {
+    internal: dict[str, Any] = {
         "recipe": str(RECIPE),
         "prefix": PREFIX,
-        "python": lock.target.python,
+        "python": lock.target.python or None,
         "bytecodePython": lock.bytecode,
         "glibc": str(lock.target.glibc) if lock.target.glibc else None,
         "resolver": lock.resolver,
     }
+    if lock.conda:
+        from mlenv.core.conda_layer import CONDA_RECIPE
+        from mlenv.core.conda_package import channels_of
+
+        internal |= {"condaRecipe": str(CONDA_RECIPE), "channels": list(channels_of(lock.conda))}
     return {
         "buildType": BUILD_TYPE,
         "externalParameters": _present(external),
@@ -163,7 +171,9 @@ def _lock(lock: Lock) -> dict[str, Any]:
 
 
 def _packages(lock: Lock) -> Iterator[dict[str, Any]]:
-    """Every file that was installed, each with the source it was built from here, if it was."""
+    """Every file that was installed, conda's first; each with the source it was built from here, if it was."""
+    for conda in lock.conda:
+        yield _file(conda, conda.artifact, {"dev.mlenv.purl": conda_url(conda)})
     for each in lock.packages:
         source = each.built_from
         notes = {"dev.mlenv.builtFrom": str(source.digest)} if source is not None else {}
@@ -172,7 +182,7 @@ def _packages(lock: Lock) -> Iterator[dict[str, Any]]:
             yield _file(each, source, {})
 
 
-def _file(package: LockedPackage, artifact: Artifact, notes: Mapping[str, str]) -> dict[str, Any]:
+def _file(package: "LockedPackage | CondaPackage", artifact: Artifact, notes: Mapping[str, str]) -> dict[str, Any]:
     """One file. One that has no address is known by its package's name alone."""
     if artifact.url is not None:
         uri = _normal(artifact.url)
@@ -194,6 +204,18 @@ def image_url(name: str, digest: Digest, architecture: str) -> str:
     qualifiers = {"arch": architecture, "repository_url": repository, "tag": tag}
     query = "&".join(f"{key}={quote(value, safe='/:')}" for key, value in qualifiers.items() if value)
     return f"pkg:oci/{quote(last)}@{quote(str(digest), safe='')}?{query}"
+
+
+def conda_url(package: "CondaPackage") -> str:
+    """A conda package as a package URL (purl-spec, type `conda`), by which lists of vulnerabilities know it."""
+    qualifiers = {
+        "build": package.build,
+        "channel": package.channel.rpartition("/")[2],
+        "subdir": package.subdir,
+        "type": package.artifact.filename.removeprefix(f"{package.stem}."),
+    }
+    query = "&".join(f"{key}={quote(value, safe='')}" for key, value in qualifiers.items())
+    return f"pkg:conda/{quote(package.name, safe='')}@{quote(package.version, safe='')}?{query}"
 
 
 def _normal(url: str) -> str:

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from mlenv.core.check import CheckReport, InstalledDistribution, compare_installed
+from mlenv.core.check import CheckReport, InstalledConda, InstalledDistribution, compare_installed
 from mlenv.core.lock import Lock
 from mlenv.errors import Unavailable
 
@@ -36,6 +36,7 @@ class Inspection:
         executable: Its path.
         lock: The text of `pylock.toml` at its prefix, or None: which environment it claims to be.
         distributions: In the order in which imports find them.
+        conda: What conda has installed at its prefix, by the records there.
     """
 
     python: str
@@ -43,10 +44,11 @@ class Inspection:
     executable: str
     lock: str | None
     distributions: tuple[InstalledDistribution, ...]
+    conda: tuple[InstalledConda, ...] = ()
 
     def check(self, lock: Lock) -> CheckReport:
         """Compare with a lock."""
-        return compare_installed(lock, self.distributions, python=self.python, prefix=self.prefix)
+        return compare_installed(lock, self.distributions, self.conda, python=self.python, prefix=self.prefix)
 
 
 def installed_in(python: Path | None = None, *, check_files: bool = True) -> Inspection:
@@ -55,7 +57,7 @@ def installed_in(python: Path | None = None, *, check_files: bool = True) -> Ins
 
     Args:
         python: The interpreter, or None for the running one.
-        check_files: Whether files are read and compared with `RECORD`.
+        check_files: Whether files are read and compared with `RECORD` and conda's records.
 
     Raises:
         InspectionFailed: It did not start, or said something else.
@@ -74,7 +76,7 @@ def inspect_by(command: Sequence[str], *, what: str, check_files: bool = True) -
     Args:
         command: Such as `podman run --rm -i IMAGE python -`.
         what: The interpreter's name in messages.
-        check_files: Whether files are read and compared with `RECORD`.
+        check_files: Whether files are read and compared with `RECORD` and conda's records.
 
     Raises:
         InspectionFailed: It did not start, or said something else.
@@ -106,6 +108,7 @@ def _inspection(data: Any) -> Inspection:
             executable=data["executable"],
             lock=data["lock"],
             distributions=tuple(InstalledDistribution.from_dict(each) for each in data["distributions"]),
+            conda=tuple(InstalledConda.from_dict(each) for each in data["conda"]),
         )
     except (KeyError, TypeError) as error:
         raise InspectionFailed("the interpreter", f"its answer lacks {error}") from error

@@ -16,7 +16,7 @@ from mlenv.core.lock import InvalidLock, Lock, LockedPackage
 from mlenv.core.platform import Platform, Target
 from mlenv.core.python_version import admits
 from mlenv.core.redact import has_credentials
-from mlenv.core.spec import Requirement, Spec
+from mlenv.core.spec import CondaFile, Requirement, Spec
 from mlenv.errors import Conflict, InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: What locks have that was built here, by the lock's digest, and of how many locks that is remembered.
 _REMEMBERED: Final = 10_000
+_NOT_EVERYBODY: Final = "its address is not one that everybody can fetch it from"
 _MACHINE: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 _SYSTEM: Final = {"linux": "linux", "darwin": "darwin", "windows": "win32"}
 
@@ -150,8 +151,12 @@ def why_not(lock: Lock, spec: Spec, platform: Platform) -> str | None:
     wanted = spec.wanted_python
     if lock.target.platform != platform:
         return f"it is for {lock.target.platform}"
-    if not re.fullmatch(r"3\.\d+\.\d+", lock.target.python) or not admits(wanted, lock.target.python):
-        return f"it is for Python {lock.target.python}, the spec asks for {wanted or '3'}"
+    if spec.conda is not None and (why := _why_not_conda(lock, spec.conda, spec.resolver)):
+        return why
+    # Conda's packages may do without a Python, if nothing of PyPI is to go with them.
+    needs_python = not lock.conda or lock.target.python or lock.packages or wanted
+    if needs_python and not (re.fullmatch(r"3\.\d+\.\d+", lock.target.python) and admits(wanted, lock.target.python)):
+        return f"it is for {_python(lock)}, the spec asks for {wanted or '3'}"
     if (lock.target.glibc is None) != (platform.os != "linux"):
         return "it is for a glibc, which is Linux's" if lock.target.glibc else "it names no glibc"
     if lock.base is not None and (spec.image is None or platform.os != "linux"):
@@ -170,6 +175,36 @@ def why_not(lock: Lock, spec: Spec, platform: Platform) -> str | None:
     return None
 
 
+def _python(lock: Lock) -> str:
+    return f"Python {lock.target.python}" if lock.target.python else "no Python"
+
+
+def _why_not_conda(lock: Lock, conda: CondaFile, resolver: str) -> str | None:
+    """Why a lock has not what a conda file asks conda for."""
+    if resolver == "conda" and conda.needs_conda and not lock.conda:
+        return f"it has no conda packages, and the spec asks for {conda.needs_conda[0].text}"
+    if not lock.conda:
+        return None
+    from mlenv.core.match_spec import match_specs, parse_match_spec
+
+    for each in lock.conda:
+        if not each.url.startswith(("https://", "http://")):
+            return f"{each.name}: {_NOT_EVERYBODY}"
+    python = lock.conda_package("python")
+    if python is not None and python.version != lock.target.python:
+        return f"it is for {_python(lock)}, and has conda's python {python.version}"
+    asked: dict[str, list[str]] = {}
+    for line in match_specs(conda):
+        asked.setdefault(parse_match_spec(line.text).name, []).append(line.text)
+    for name, lines in asked.items():
+        package = lock.conda_package(name)
+        # NOTE: whether a version is within bounds, only conda's solver can tell. The lock says which line it was for.
+        # Of Python, the environment file may say something else; its version is looked at by itself.
+        if package is None or (name != "python" and package.requested not in lines):
+            return f"it has no conda package for {lines[0]}, which the spec asks for"
+    return None
+
+
 def _why_not_package(package: LockedPackage) -> str | None:
     if package.name != canonicalize_name(package.name):
         return "not a normalised name"
@@ -183,7 +218,7 @@ def _why_not_package(package: LockedPackage) -> str | None:
         if artifact.url is None:
             return "it was built where the lock was made, and is not here: have it locked by the server"
         if not artifact.url.startswith(("https://", "http://")) or has_credentials(artifact.url):
-            return "its address is not one that everybody can fetch it from"
+            return _NOT_EVERYBODY
     return None
 
 
@@ -196,6 +231,9 @@ def _why_not_requirement(lock: Lock, requirement: Requirement) -> str | None:
     if asked.marker is not None and not _applies(asked.marker, lock.target):
         return None
     package = lock.package(canonicalize_name(asked.name))
+    if package is None and lock.conda:
+        # Conda may have brought it, in a package of another name.
+        return None
     if package is None:
         return f"it has no {asked.name}, which the spec asks for"
     if not asked.specifier.contains(package.version, prereleases=True):

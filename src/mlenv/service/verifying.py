@@ -117,10 +117,10 @@ class Verifying:
             users.setdefault(lock.context.digest, set()).add(what)
             if not self._blobs.has(lock.context.digest):
                 yield f"its build context {lock.context.digest} is gone"
-        for package in lock.packages:
-            users.setdefault(package.artifact.digest, set()).add(what)
-            if package.artifact.url is None and not self._blobs.has(package.artifact.digest):
-                yield f"{package.artifact.filename} was built here and is gone"
+        for artifact in (*(each.artifact for each in lock.packages), *(each.artifact for each in lock.conda)):
+            users.setdefault(artifact.digest, set()).add(what)
+            if artifact.url is None and not self._blobs.has(artifact.digest):
+                yield f"{artifact.filename} was built here and is gone"
 
     def _check_image(self, digest: Digest, what: str, users: _Users) -> Iterator[str]:
         users.setdefault(digest, set()).add(what)

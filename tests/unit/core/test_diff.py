@@ -1,10 +1,21 @@
 """What differs between two locked environments."""
 
+import dataclasses
+from datetime import UTC, datetime
+
+from support.conda_locked import conda_lock, locked
+from support.conda_packages import make_package
+
+from mlenv.cli.difference import render
 from mlenv.core.diff import Change, compare_environments
 from mlenv.core.digest import Digest
+from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.lock import Artifact, Lock, LockedPackage
 from mlenv.core.platform import Glibc, Platform, Target
+from mlenv.core.reference import EnvironmentName, VersionName
 from mlenv.core.spec import Requirement, Spec
+
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def _package(name: str, version: str, size: int, content: bytes = b"") -> LockedPackage:
@@ -58,3 +69,44 @@ def test_what_only_the_specs_say_differently() -> None:
     assert (difference.packages, difference.facts, difference.variables) == ((), (), ())
     assert any("six>=1" in line for line in difference.spec)
     assert not difference.empty
+
+
+def test_packages_of_conda() -> None:
+    old = conda_lock(*map(locked, (make_package("a"), make_package("b"), make_package("c"), make_package("same"))))
+    new = conda_lock(
+        *map(
+            locked, (make_package("b", "2.0"), make_package("c", build="h_1"), make_package("d"), make_package("same"))
+        )
+    )
+    difference = compare_environments((Spec(), old), (Spec(), new))
+    assert [(each.name, each.manager, each.kind) for each in difference.packages] == [
+        ("a", "conda", "removed"),
+        ("b", "conda", "changed"),
+        ("c", "conda", "rebuilt"),
+        ("d", "conda", "added"),
+    ]
+    assert sum(each.growth for each in difference.packages) == difference.new_size - difference.old_size
+    assert difference.facts == ()
+    plain = difference.to_dict()["packages"][2]
+    assert (plain["manager"], plain["old"]["build"], plain["new"]["build"]) == ("conda", "0", "h_1")
+    assert plain["new"]["channel"] == "https://conda.example.org/main"
+    other_bytes = dataclasses.replace(
+        old.conda[0], artifact=dataclasses.replace(old.conda[0].artifact, digest=Digest.of(b"other"))
+    )
+    rebuilt = dataclasses.replace(old, conda=(other_bytes, *old.conda[1:]))
+    assert [each.kind for each in compare_environments((Spec(), old), (Spec(), rebuilt)).packages] == ["rebuilt"]
+
+
+def test_what_moves_from_pip_to_conda_is_removed_and_added() -> None:
+    old = _lock(_package("numpy", "1.0", 10))
+    new = dataclasses.replace(_lock(), conda=(locked(make_package("numpy", "1.0", build="h_0")),))
+    difference = compare_environments((Spec(), old), (Spec(), new))
+    assert [(each.name, each.manager, each.kind) for each in difference.packages] == [
+        ("numpy", "conda", "added"),
+        ("numpy", "pypi", "removed"),
+    ]
+    version = EnvironmentVersion(EnvironmentName("train"), VersionName("1"), Spec(), None, {}, False, _NOW, _NOW)
+    lines = render(version, version, difference).splitlines()
+    assert lines[2].startswith("  + numpy 1.0=h_0 (conda, +")
+    assert lines[3] == "  - numpy 1.0 (-10 B)"
+    assert difference.to_dict()["packages"][1]["old"].keys() == {"version", "size", "filename", "digest"}

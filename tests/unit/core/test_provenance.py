@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from support.conda_locked import conda_lock, locked
+from support.conda_packages import interpreter, make_package, python_package
 from support.in_toto import check_statement
 
 from mlenv.core.digest import Digest
@@ -108,6 +110,38 @@ def test_every_file_is_a_dependency_with_its_hash() -> None:
     assert found[SOURCE.filename]["uri"] == SOURCE.url
     assert found[BUILT.filename]["annotations"] == {"dev.mlenv.builtFrom": str(SOURCE.digest)}
     assert found[BUILT.filename]["uri"] == "pkg:pypi/old@1.0?file_name=old-1.0-py3-none-any.whl"
+
+
+def test_every_conda_package_is_a_dependency_with_its_address_hash_and_purl() -> None:
+    other = "https://conda.example.org/label%2Fdev/other"
+    packages = (
+        locked(interpreter()),
+        locked(make_package("zlib", "1.3+1!2", build="h_0", subdir="linux-64", ending="tar.bz2"), channel=other),
+        locked(python_package("tool")),
+    )
+    wheel = LockedPackage("numpy", "2.1.0", WHEEL, requested=True)
+    lock = replace(conda_lock(*packages, wheels=(wheel,)), resolver="py-rattler 0.28.0, uv 0.9.0")
+    facts = replace(FACTS, lock=lock)
+    internal = statement(facts)["predicate"]["buildDefinition"]["internalParameters"]
+    assert internal["channels"] == ["https://conda.example.org/main", other]
+    assert (internal["resolver"], internal["condaRecipe"]) == ("py-rattler 0.28.0, uv 0.9.0", "1")
+    found = dependencies(facts)
+    assert set(found) == {"base", "pylock.toml", WHEEL.filename, *(each.artifact.filename for each in packages)}
+    for each in packages:
+        described = found[each.artifact.filename]
+        assert (described["uri"], described["digest"]) == (each.url, {"sha256": each.artifact.digest.hex})
+    assert found["zlib-1.3+1!2-h_0.tar.bz2"]["annotations"] == {
+        "dev.mlenv.purl": "pkg:conda/zlib@1.3%2B1%212?build=h_0&channel=other&subdir=linux-64&type=tar.bz2"
+    }
+    assert found["tool-1.0-0.conda"]["annotations"] == {
+        "dev.mlenv.purl": "pkg:conda/tool@1.0?build=0&channel=main&subdir=noarch&type=conda"
+    }
+
+
+def test_an_environment_without_python_has_none_in_its_provenance() -> None:
+    facts = replace(FACTS, lock=conda_lock(locked(make_package("zlib"))))
+    internal = statement(facts)["predicate"]["buildDefinition"]["internalParameters"]
+    assert "python" not in internal
 
 
 def test_of_a_dockerfile_its_context_and_its_images_are_known() -> None:
