@@ -14,9 +14,10 @@ from mlenv.core.redact import redact, without_credentials
 from mlenv.errors import MlenvError
 from mlenv.resolve.conda_channels import ChannelTable, addresses
 from mlenv.resolve.conda_credentials import ChannelAccess
-from mlenv.resolve.conda_diagnosis import Diagnosis, refusing_url
+from mlenv.resolve.conda_diagnosis import Diagnosis
 from mlenv.resolve.conda_process import MEMORY, CondaProcess, Refused
 from mlenv.resolve.conda_request import CondaRequest, Plan, make_plan
+from mlenv.resolve.conda_unreachable import refusing_url
 from mlenv.resolve.condarc import NO_SETTINGS, CondaSettings
 
 #: Whole seconds for one request, its answer and all: repodata of a large channel has some 50 MB.
@@ -99,7 +100,7 @@ class CondaResolver:
             try:
                 records = plan.solve(process)
             except Refused as refused:
-                records = self._again(refused, process, plan, access, request, table)
+                records = self._again(refused, process, plan, access, table)
             found = read_records(records, plan)
             step.note(f"{len(found)} packages")
         return found
@@ -110,7 +111,6 @@ class CondaResolver:
         process: CondaProcess,
         plan: Plan,
         access: ChannelAccess,
-        request: CondaRequest,
         table: ChannelTable,
     ) -> list[dict[str, Any]]:
         """Once more with what the keyring has, if that was missing. Raises what the failure means."""
@@ -121,7 +121,7 @@ class CondaResolver:
                 return plan.solve(process)
             except Refused as again:
                 refused = again
-        raise Diagnosis(process, plan, request, table, offline=self._offline).failure(refused) from None
+        raise Diagnosis(process, plan, table, offline=self._offline).failure(refused) from None
 
     def _process(self) -> CondaProcess:
         return CondaProcess(timeout=self._timeout, memory=self._memory)
