@@ -11,7 +11,7 @@ from mlenv.core.digest import Digest, InvalidDigest
 from mlenv.core.lock import Artifact, InvalidLock
 from mlenv.core.progress import Progress
 from mlenv.core.redact import redact, without_credentials
-from mlenv.errors import MlenvError
+from mlenv.errors import Unavailable
 from mlenv.resolve.conda_channels import ChannelTable, addresses
 from mlenv.resolve.conda_credentials import ChannelAccess
 from mlenv.resolve.conda_diagnosis import Diagnosis
@@ -25,10 +25,11 @@ _REQUEST: Final = 120
 _RETRIES: Final = 1
 
 
-class UnusableRecord(MlenvError):
+class UnusableRecord(Unavailable):
     """A channel describes a package in a way that nothing can be locked by. `url` is the package's, redacted."""
 
     hint = "whoever runs the channel can index it anew; or take the package from another channel"
+    lasting = True
 
     def __init__(self, url: str, why: str) -> None:
         super().__init__(f"{redact(url)[:500]}: {why}")
@@ -85,8 +86,8 @@ class CondaResolver:
         Raises:
             ResolutionFailed: There is no answer; a subclass says which kind of failure, culprit first.
             ExceptionGroup: Several lines are not match specs.
-            InvalidChannel, NoCondaPlatform, InvalidCuda: What is asked for can't be.
-            ChannelUnreachable, ChannelRefused, ChannelNotFound: A channel did not answer, or not so.
+            InvalidChannel, ChannelNotFound, NoCondaPlatform, InvalidCuda: What is asked for can't be.
+            ChannelUnreachable, ChannelRefused: A channel did not answer, or not so.
             UnusableRecord: A channel describes a package in a way that it can't be locked by.
             CondaMissing, CondaTimeout, CondaCrashed: The solver itself failed.
         """

@@ -115,7 +115,7 @@ class ChannelTable:
         self._alias = self._clean(settings.channel_alias or alias)
         self._migrated = [self._clean(each) for each in settings.migrated_channel_aliases]
         own = (*(settings.channels or ()), *settings.custom_multichannels, *settings.custom_channels)
-        self._own = tuple(dict.fromkeys(own))
+        self._known = tuple(dict.fromkeys(self._clean(each) if "://" in each else each for each in own))
         self._channels = settings.channels if settings.channels is not None else (DEFAULTS,)
         vendor = vendor_host(alias)
         defaults = settings.default_channels or tuple(f"{vendor}/{each}" for each in _DEFAULTS)
@@ -140,8 +140,8 @@ class ChannelTable:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Channels that somebody put into the settings, wherever."""
-        return self._own
+        """Channels that somebody put into the settings, wherever, by name or by address without credentials."""
+        return self._known
 
     def find(self, text: str) -> CondaChannel:
         """

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
-from mlenv.errors import MlenvError, Unavailable
+from mlenv.errors import Unavailable
 
 #: What rattler may not know of this machine: credentials, caches and virtual packages that someone set up.
 _DROPPED: Final = re.compile(
@@ -34,6 +34,7 @@ class CondaMissing(Unavailable):
     """There is no py-rattler to run, or it does not start."""
 
     hint = "install it beside mlenv: `pip install py-rattler`"
+    lasting = True
 
     def __init__(self, detail: str) -> None:
         super().__init__("the solver for conda packages, py-rattler, does not start")
@@ -44,16 +45,18 @@ class CondaTimeout(Unavailable):
     """The solver did not end within its limit."""
 
     hint = "pin more of the packages, so that fewer versions have to be tried; or try again if a channel is slow"
+    status = 504
 
     def __init__(self, what: str, seconds: float) -> None:
         super().__init__(f"{what} did not end within {seconds:.0f} s")
         self.seconds = seconds
 
 
-class CondaCrashed(MlenvError):
+class CondaCrashed(Unavailable):
     """The solver's process ended before it answered."""
 
     hint = "a channel may have sent what it can't take; name the channels that are needed, and no others"
+    lasting = True
 
     def __init__(self, why: str, detail: str) -> None:
         super().__init__(f"the solver for conda packages {why}")

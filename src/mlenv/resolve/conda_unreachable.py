@@ -46,7 +46,7 @@ def unreachable(channels: Iterable[CondaChannel], text: str) -> MlenvError:
         hint = "leave `offline` out once, so that the channel is fetched"
         return ChannelUnreachable(whose, "nothing of it was fetched before", detail=detail, hint=hint)
     if "could not find subdir" in text:
-        return ChannelNotFound(whose, "there is no such channel", detail=detail)
+        return ChannelNotFound(whose, detail=detail)
     if number is None and "error sending request" not in text and "timed out" not in text:
         hint = "look at the address: what answers there may be a login page"
         return ChannelUnreachable(whose, "what it sent is no list of packages", detail=detail, hint=hint)

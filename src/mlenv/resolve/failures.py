@@ -34,6 +34,9 @@ class ResolutionFailed(InvalidInput):
     """
 
     tried = "tried: then it resolves"
+    lines: Sequence[Requirement] = ()
+    chain: Sequence[str] = ()
+    verified: bool = False
 
     def __init__(
         self,
@@ -160,6 +163,8 @@ class CredentialsRefused(Unavailable):
         url: What was asked for, redacted.
         status: 401 or 403.
     """
+
+    lasting = True
 
     def __init__(self, url: str, status: int, *, index: str | None = None, detail: str | None = None) -> None:
         what = "wants credentials, or other ones" if status == 401 else "does not let these credentials in"
