@@ -72,8 +72,17 @@ class CondaResolver:
         return f"py-rattler {installed_version('py-rattler')}"
 
     def channels(self, request: CondaRequest) -> tuple[str, ...]:
-        """The addresses that a request leads to, in order, without asking any. Raises as `solve`."""
-        return tuple(addresses(self._plan(request, self._find_alias())[0].channels))
+        """
+        The addresses that a request leads to, without asking any: of channels, in order, and of packages that are named
+        by their address, which the solver reads to know what is in them. Raises as `solve`.
+        """
+        plan = self._plan(request, self._find_alias())[0]
+        packages = (each.spec.url for each in plan.asked if each.spec.url is not None)
+        return tuple(dict.fromkeys((*addresses(plan.channels), *packages)))
+
+    def own_channels(self) -> tuple[str, ...]:
+        """Addresses of the machine's own channels (`ChannelTable.own`). Raises `CondaMissing`, `InvalidChannel`."""
+        return ChannelTable(self._settings, self._find_alias()).own
 
     def access(self) -> ChannelAccess:
         """How files of channels are asked for: mirrors and credentials. Raises `CondaMissing`, `InvalidChannel`."""
@@ -97,7 +106,7 @@ class CondaResolver:
             self._alias = process.alias
             plan, table = self._plan(request, process.alias)
             access = self._access(table)
-            self._open(process, plan, access)
+            self._open(process, plan, access, table)
             try:
                 records = plan.solve(process)
             except Refused as refused:
@@ -117,7 +126,7 @@ class CondaResolver:
         """Once more with what the keyring has, if that was missing. Raises what the failure means."""
         url = refusing_url(refused.text)
         if url is not None and access.ask_keyring(url):
-            self._open(process, plan, access)
+            self._open(process, plan, access, table)
             try:
                 return plan.solve(process)
             except Refused as again:
@@ -142,8 +151,10 @@ class CondaResolver:
     def _access(self, table: ChannelTable) -> ChannelAccess:
         return ChannelAccess(table, self._stored, own=self._own)
 
-    def _open(self, process: CondaProcess, plan: Plan, access: ChannelAccess) -> None:
-        urls = tuple(addresses(plan.channels))
+    def _open(self, process: CondaProcess, plan: Plan, access: ChannelAccess, table: ChannelTable) -> None:
+        # Those of the settings, too: they are asked who else has a package that is nowhere.
+        urls = tuple(dict.fromkeys((*addresses(plan.channels), *addresses(map(table.find, table.known)))))
+        process.plain = lambda text: access.plain(text, urls)
         self._cache.mkdir(parents=True, exist_ok=True)
         process.ask(
             "open",

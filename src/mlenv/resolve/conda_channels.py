@@ -143,6 +143,21 @@ class ChannelTable:
         """Channels that somebody put into the settings, wherever, by name or by address without credentials."""
         return self._known
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """
+        Addresses that are the machine's own: what its settings name, below what channels are that are only named, and
+        what `defaults` stands for. A channel below one of these is one of them.
+        """
+        named = [url for word in self._channels if word != NODEFAULTS for url in self.find(word).urls]
+        several = [url for urls in self._several.values() for url in urls]
+        return tuple(dict.fromkeys((self._alias, *named, *several, *self._custom.values())))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where files of the machine's own channels may come from: there, or from their mirrors."""
+        return tuple(dict.fromkeys((*self.own, *(each for urls in self._mirrors.values() for each in urls))))
+
     def find(self, text: str) -> CondaChannel:
         """
         The channel of a name or address.
@@ -232,7 +247,7 @@ def split_secret(url: str) -> tuple[str, Secret | None]:
         path, token = match["before"].rstrip("/") + match["after"], match["token"]
         at = urlunsplit((parts.scheme, host, match["before"].rstrip("/"), "", ""))
     path = _without_subdir(re.sub(r"/{2,}", "/", path).rstrip("/"))
-    if any(part in {".", ".."} for part in unquote(path).split("/")):
+    if _climbs(path):
         raise InvalidChannel(url, "its path leads upwards")
     clean = urlunsplit((parts.scheme, host, path, "", "")) if not local else f"file://{path}"
     secret = Secret(clean, user, password, token=token, at=at)
@@ -240,9 +255,13 @@ def split_secret(url: str) -> tuple[str, Secret | None]:
 
 
 def is_below(url: str, start: str) -> bool:
-    """Whether an address is another, or below it."""
+    """Whether an address is another, or below it. One that climbs up again (`..`) is below none."""
     start = start.rstrip("/")
-    return url == start or url.startswith(f"{start}/")
+    return url == start or (url.startswith(f"{start}/") and not _climbs(url))
+
+
+def _climbs(url: str) -> bool:
+    return any(part in {".", ".."} for part in unquote(url.partition("?")[0]).replace("\\", "/").split("/"))
 
 
 def _without_subdir(path: str) -> str:

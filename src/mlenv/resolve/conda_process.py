@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 from mlenv.errors import Unavailable
@@ -88,10 +88,12 @@ class CondaProcess:
     Attributes:
         version: Of py-rattler.
         alias: The address below which conda looks for channels that are named only.
+        plain: What is done with the texts of failures, which may have secrets in them.
     """
 
     version = ""
     alias = ""
+    plain: Callable[[str], str] = staticmethod(str)
 
     def __init__(self, *, timeout: float, memory: int = MEMORY) -> None:
         self._timeout, self._memory = timeout, memory
@@ -160,7 +162,7 @@ class CondaProcess:
             self._process.stdin.flush()
         answer = self._answer("solving conda packages", self._timeout)
         if answer["event"] == "failed":
-            raise Refused(answer["kind"], answer["text"])
+            raise Refused(answer["kind"], self.plain(answer["text"]))
         return answer
 
     def _answer(self, what: str, limit: float) -> Mapping[str, Any]:

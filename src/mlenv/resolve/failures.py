@@ -144,13 +144,14 @@ class IndexUnreachable(Unavailable):
 
     Attributes:
         url: What was asked for, redacted.
+        why: What came of it.
     """
 
     hint = "check the network, the proxy (`HTTPS_PROXY`) and the address; `mlenv doctor` shows what is reachable"
 
     def __init__(self, url: str, why: str, *, detail: str | None = None, hint: str | None = None) -> None:
         super().__init__(f"{url}: {why}")
-        self.url, self.detail = url, detail
+        self.url, self.why, self.detail = url, why, detail
         if hint is not None:
             self.hint = hint
 
