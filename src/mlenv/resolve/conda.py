@@ -16,13 +16,15 @@ from mlenv.resolve.conda_channels import ChannelTable, addresses
 from mlenv.resolve.conda_credentials import ChannelAccess
 from mlenv.resolve.conda_diagnosis import Diagnosis
 from mlenv.resolve.conda_process import MEMORY, CondaProcess, Refused
-from mlenv.resolve.conda_request import CondaRequest, Plan, make_plan
+from mlenv.resolve.conda_request import AsksTooMuch, CondaRequest, Plan, make_plan
 from mlenv.resolve.conda_unreachable import refusing_url
 from mlenv.resolve.condarc import NO_SETTINGS, CondaSettings
 
 #: Whole seconds for one request, its answer and all: repodata of a large channel has some 50 MB.
 _REQUEST: Final = 120
 _RETRIES: Final = 1
+#: Most packages that a lock has; a large environment has some 500.
+_MOST: Final = 5000
 
 
 class UnusableRecord(Unavailable):
@@ -95,7 +97,7 @@ class CondaResolver:
         Raises:
             ResolutionFailed: There is no answer; a subclass says which kind of failure, culprit first.
             ExceptionGroup: Several lines are not match specs.
-            InvalidChannel, ChannelNotFound, NoCondaPlatform, InvalidCuda: What is asked for can't be.
+            InvalidChannel, ChannelNotFound, NoCondaPlatform, InvalidCuda, AsksTooMuch: What is asked for can't be.
             ChannelUnreachable, ChannelRefused: A channel did not answer, or not so.
             UnusableRecord: A channel describes a package in a way that it can't be locked by.
             CondaMissing, CondaTimeout, CondaCrashed: The solver itself failed.
@@ -169,7 +171,9 @@ class CondaResolver:
 
 
 def read_records(records: Sequence[Mapping[str, Any]], plan: Plan) -> tuple[CondaPackage, ...]:
-    """The solver's answer, checked. Raises `UnusableRecord`."""
+    """The solver's answer, checked. Raises `UnusableRecord`, `AsksTooMuch`."""
+    if len(records) > _MOST:
+        raise AsksTooMuch("packages are in the solution", len(records), _MOST)
     wanted: dict[str, list[str]] = {}
     for each in plan.asked:
         if not each.seed:

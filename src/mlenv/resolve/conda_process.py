@@ -85,6 +85,10 @@ class CondaProcess:
         timeout: Seconds for all that is asked of it.
         memory: Bytes of address space, or 0 for no limit.
 
+    NOTE: it is a leader of a session and so of a process group, by which it is ended with all that it started. Whoever ends us
+    by our own group does not reach it: but it ends by itself when its input does, which is ours alone to write to. A worker's
+    supervisor (`work/supervisor.py`) goes by descent, not by group, and finds it.
+
     Attributes:
         version: Of py-rattler.
         alias: The address below which conda looks for channels that are named only.
