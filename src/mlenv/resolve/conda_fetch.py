@@ -1,6 +1,6 @@
 """Downloads from conda channels: from their mirrors, with what lets us in there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mlenv.core.site_policy import AddressNotListed
@@ -28,7 +28,7 @@ class ChannelFetcher(HttpFetcher):
         self._find_access = access
         self._access: ChannelAccess | None = None
 
-    def stream(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*") -> Iterator[bytes]:
+    def stream(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*") -> Generator[bytes, None, None]:
         """
         The bytes at a URL, from the first of its mirrors that has any.
 
