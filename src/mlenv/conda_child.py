@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rattler import Channel, Gateway, RepoDataRecord
     from rattler.repo_data.multi_source import MultiSource
 
+#: Bytes that one file may have: several times what a large channel's list takes.
+_FILE = 2 << 30
+
 
 class _Desk:
     """
@@ -160,12 +163,14 @@ def _failure(error: BaseException) -> dict[str, Any]:
     return {"event": "failed", "kind": type(error).__name__, "text": str(error)}
 
 
-def _limit_memory(size: int) -> None:
-    if size and sys.platform != "win32":
+def _limit(memory: int) -> None:
+    if memory and sys.platform != "win32":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # What a channel sends becomes files of the cache; and what is told of it, one that stderr is.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE, _FILE))
 
 
 def _read(requests: "queue.SimpleQueue[bytes]") -> None:
@@ -196,8 +201,8 @@ async def _serve(requests: "queue.SimpleQueue[bytes]") -> None:
 
 
 def main() -> None:
-    """Serve until the input ends. The one argument is how many bytes of memory may be used; 0 for any."""
-    _limit_memory(int(sys.argv[1]))
+    """Serve until the input ends. The one argument is how many bytes of memory may be used; 0 for any, and no limits."""
+    _limit(int(sys.argv[1]))
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     code = 1

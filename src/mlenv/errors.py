@@ -49,4 +49,16 @@ class NotAuthenticated(Forbidden):
 
 
 class Unavailable(MlenvError):
-    """Something outside did not answer, or refused."""
+    """
+    Something outside did not answer, or refused.
+
+    Attributes:
+        lasting: Whether it will be the same however often it is tried, until somebody does something about it.
+    """
+
+    lasting: bool = False
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what failed may do better when it is tried again, with nothing else changed."""
+    return isinstance(error, Unavailable) and not error.lasting

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from support.conda_channel import serve_channels
+from support.conda_packages import make_package
 from support.world import BASE, MINOR, World
 
 
@@ -156,13 +158,23 @@ def _doctor(world: World, **variables: str) -> tuple[int, dict[str, dict[str, st
 def test_doctor_says_what_is_missing_and_what_to_do(world: World, tmp_path: Path) -> None:
     status, found = _doctor(world, PATH=str(tmp_path))
     assert status == 0, "what is missing stops some of what mlenv does, not all"
-    assert list(found) == ["store", "Python", "uv", "package index", "containers", "Dockerfiles", "base images"]
+    assert list(found) == [
+        "store",
+        "Python",
+        "uv",
+        "package index",
+        "conda",
+        "containers",
+        "Dockerfiles",
+        "base images",
+    ]
     states = {topic: each["state"] for topic, each in found.items()}
     assert states == {
         "store": "good",
         "Python": "good",
         "uv": "good",
         "package index": "missing",
+        "conda": "missing",
         "containers": "missing",
         "Dockerfiles": "missing",
         "base images": "missing",
@@ -171,6 +183,24 @@ def test_doctor_says_what_is_missing_and_what_to_do(world: World, tmp_path: Path
     assert "apt-get install podman" in str(found["containers"]["advice"])
     assert "apt-get install mmdebstrap" in str(found["base images"]["advice"])
     assert "HTTPS_PROXY" in str(found["package index"]["advice"])
+    assert "py-rattler" in str(found["conda"]["found"])
+    assert "HTTPS_PROXY" in str(found["conda"]["advice"])
+
+
+def test_doctor_says_which_conda_channels_are_asked(world: World, tmp_path: Path) -> None:
+    with serve_channels() as channels:
+        channels.add("forge", make_package("num"))
+        settings = {"channel_alias": channels.url, "channels": ["forge", "team"]}
+        (tmp_path / "condarc").write_text(json.dumps(settings))
+        status, found = _doctor(world, CONDARC=str(tmp_path / "condarc"), HOME=str(tmp_path))
+    assert (status, found["conda"]["state"]) == (0, "good")
+    solver, _, rest = str(found["conda"]["found"]).partition(", ")
+    assert solver.startswith("py-rattler ")
+    assert rest == f"asks forge, team by default: {channels.url}/forge answers"
+    (tmp_path / "condarc").write_text("channels: [")
+    status, found = _doctor(world, CONDARC=str(tmp_path / "condarc"), HOME=str(tmp_path))
+    assert (status, found["conda"]["state"]) == (0, "missing")
+    assert "not YAML" in str(found["conda"]["found"])
 
 
 def test_doctor_names_a_store_that_cannot_be_used(world: World, tmp_path: Path) -> None:

@@ -4,23 +4,21 @@ Conda channels on the loopback interface, with real packages, and a log of what 
 Plain `repodata.json` and compressed (CEP 36), and sharded (CEP 16).
 """
 
-import base64
 import bz2
 import hashlib
 import json
 import re
 import struct
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
 import zstandard
 
 from support.conda_packages import Package
+from support.loopback import Answering, serve_here
 
 SUBDIRS: Final = ("noarch", "linux-64", "linux-aarch64")
 
@@ -51,6 +49,7 @@ class CondaChannels:
         anything: What every channel has that was not made; None if there is no other channel.
         ranges: Honour `Range`.
         answers: Status and body for paths that begin so, instead of what is there.
+        redirects: Where paths that begin so lead instead.
         log: Every request, in order.
         made: Lists of packages that were made before, by channel and directory.
     """
@@ -66,6 +65,7 @@ class CondaChannels:
     url: str = ""
     channels: dict[str, list[Package]] = field(default_factory=dict)
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    redirects: dict[str, str] = field(default_factory=dict)
     log: list[Asked] = field(default_factory=list)
     made: dict[tuple[str | None, str], dict[str, bytes]] = field(default_factory=dict)
 
@@ -121,17 +121,8 @@ def serve_channels(channels: CondaChannels | None = None) -> Iterator[CondaChann
     class Handler(_Handler):
         offered = served
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    served.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with serve_here(Handler) as served.url:
         yield served
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def repodata(subdir: str, packages: list[Package]) -> bytes:
@@ -180,43 +171,20 @@ def pack(value: Any) -> bytes:
             return struct.pack(">BI", 0xDD, len(value)) + b"".join(map(pack, value))
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Answering):
     offered: CondaChannels
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing on stderr."""
-
-    def handle(self) -> None:
-        # Who asks may be gone: one answer that is missing ends what was asked at the same time.
-        with suppress(ConnectionError):
-            super().handle()
-
-    def finish(self) -> None:
-        with suppress(ConnectionError):
-            super().finish()
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
+    def answer(self) -> None:
         status, data, headers = self._found()
         asked = (self.headers.get(name) for name in ("Host", "Authorization", "If-None-Match"))
         host, authorization, mark = asked
         self.offered.log.append(Asked(self.command, self.path, host or "", authorization, mark, status))
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
+        self.send(status, data, headers)
 
     def _found(self) -> tuple[int, bytes, dict[str, str]]:
         offered, path = self.offered, self.path.partition("?")[0]
+        if (to := next((to for start, to in offered.redirects.items() if path.startswith(start)), None)) is not None:
+            return 302, b"", {"Location": to}
         given = next((each for start, each in offered.answers.items() if path.startswith(start)), None)
         if given is not None:
             return *given, {}
@@ -233,22 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
         data = offered.document(channel, f"{subdir}/{name}")
         if data is None:
             return 404, b"", {}
-        mark = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
-        if self.headers.get("If-None-Match") == mark:
-            return 304, b"", {"ETag": mark}
-        part = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "") if offered.ranges else None
-        if part is None:
-            return 200, data, {"ETag": mark, **({"Accept-Ranges": "bytes"} if offered.ranges else {})}
-        start = int(part[1]) if part[1] else max(0, len(data) - int(part[2]))
-        end = min(int(part[2]), len(data) - 1) if part[1] and part[2] else len(data) - 1
-        headers = {"ETag": mark, "Content-Range": f"bytes {start}-{end}/{len(data)}"}
-        return 206, data[start : end + 1], headers
+        return self.file(data, etag=True, ranges=offered.ranges)
 
     def _is_known(self) -> bool:
-        shown = self.headers.get("Authorization")
-        if self.offered.bearer is not None:
-            return shown == f"Bearer {self.offered.bearer}"
-        if self.offered.user is None:
-            return True
-        expected = base64.b64encode(f"{self.offered.user}:{self.offered.password}".encode()).decode()
-        return shown == f"Basic {expected}"
+        offered = self.offered
+        if offered.bearer is not None:
+            return self.headers.get("Authorization") == f"Bearer {offered.bearer}"
+        return offered.user is None or self.shows(offered.user, offered.password)

@@ -1,6 +1,5 @@
 """A package index on the loopback interface (PEP 503, 592, 658, 691, 700), with real wheels, and a log of what it was asked."""
 
-import base64
 import hashlib
 import html
 import io
@@ -8,13 +7,12 @@ import json
 import re
 import socket
 import tarfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from support.loopback import Answering, serve_here
 from support.wheels import core_metadata, wheel_bytes
 
 #: How many indexes a process serves at once, at ports that are known before.
@@ -160,17 +158,10 @@ def serve(index: PackageIndex | None = None) -> Iterator[PackageIndex]:
 
     addresses()
     port = _free.pop() if _free else 0
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
-    served.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
     try:
-        yield served
+        with serve_here(Handler, port) as served.url:
+            yield served
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
         if port:
             _free.insert(0, port)
 
@@ -187,46 +178,32 @@ def addresses() -> tuple[str, ...]:
     return tuple(f"http://127.0.0.1:{each.getsockname()[1]}" for each in _held)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Answering):
     offered: PackageIndex
-    protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing on stderr."""
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
+    def answer(self) -> None:
         index = self.offered
         index.log.append(f"{self.command} {self.path}")
         if wanted := self.headers.get("Range"):
             index.ranges.append(wanted)
         if "Authorization" in self.headers:
             index.authorized.append(self.path)
-        if index.user is not None and not self._is_known(index):
-            self._send(401, b"", {"WWW-Authenticate": 'Basic realm="index"'}, body=body)
+        if index.user is not None and not self.shows(index.user, index.password):
+            self.send(401, b"", {"WWW-Authenticate": 'Basic realm="index"'})
         elif match := re.fullmatch(r"/simple/([^/]+)/", self.path):
-            self._page(match[1], body=body)
+            self._page(match[1])
         elif match := re.fullmatch(r"/files/([^/]+?)(\.metadata)?", self.path):
-            self._file(match[1], metadata=match[2] is not None, body=body)
+            self._file(match[1], metadata=match[2] is not None)
         else:
-            self._send(404, b"", {}, body=body)
+            self.send(404, b"", {})
 
-    def _is_known(self, index: PackageIndex) -> bool:
-        expected = base64.b64encode(f"{index.user}:{index.password}".encode()).decode()
-        return self.headers.get("Authorization") == f"Basic {expected}"
-
-    def _page(self, name: str, *, body: bool) -> None:
+    def _page(self, name: str) -> None:
         files = self.offered.files.get(name)
         if files is None:
-            self._send(404, b"", {}, body=body)
+            self.send(404, b"", {})
         elif self.offered.html:
             page = "\n".join(_anchor(each, f"/files/{each.filename}") for each in files)
-            self._send(200, f"<!doctype html>{page}".encode(), {"Content-Type": "text/html"}, body=body)
+            self._offer(f"<!doctype html>{page}".encode(), "text/html")
         else:
             document = {
                 "meta": {"api-version": "1.1"},
@@ -234,47 +211,30 @@ class _Handler(BaseHTTPRequestHandler):
                 "versions": sorted({each.filename.split("-")[1].removesuffix(".tar.gz") for each in files}),
                 "files": [_entry(each) for each in files],
             }
-            self._send(200, json.dumps(document).encode(), {"Content-Type": _JSON}, body=body)
+            self._offer(json.dumps(document).encode(), _JSON)
 
-    def _file(self, filename: str, *, metadata: bool, body: bool) -> None:
+    def _file(self, filename: str, *, metadata: bool) -> None:
         index = self.offered
         found = next((each for files in index.files.values() for each in files if each.filename == filename), None)
         if found is None or (metadata and found.metadata is None):
-            self._send(404, b"", {}, body=body)
+            self.send(404, b"", {})
         elif metadata:
-            self._send(200, found.metadata or b"", {"Content-Type": "application/octet-stream"}, body=body)
+            self._offer(found.metadata or b"", "application/octet-stream")
         elif index.redirect is not None:
-            self._send(302, b"", {"Location": f"{index.redirect}/files/{filename}"}, body=body)
+            self.send(302, b"", {"Location": f"{index.redirect}/files/{filename}"})
         else:
-            if index.before is not None and body:
+            if index.before is not None and self.command == "GET":
                 index.before(filename)
-            self._send(200, found.data, {"Accept-Ranges": "bytes"}, body=body, cut=self._is_cut(filename))
+            self._offer(found.data, "application/octet-stream", cut=self._is_cut(filename))
 
     def _is_cut(self, filename: str) -> bool:
         done = self.offered.cuts.get(filename, 0)
         self.offered.cuts[filename] = done + 1
         return done < self.offered.broken
 
-    def _send(self, status: int, data: bytes, headers: Mapping[str, str], *, body: bool, cut: bool = False) -> None:
-        tag = f'"{hashlib.sha256(data).hexdigest()}"'
-        if self.offered.etag and status == 200:
-            headers = {**headers, "ETag": tag}
-            if self.headers.get("If-None-Match") == tag:
-                status, data = 304, b""
-        if status == 200 and (match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
-            start, total = int(match[1]), len(data)
-            end = int(match[2]) + 1 if match[2] else total
-            status, data = 206, data[start:end]
-            headers = {**headers, "Content-Range": f"bytes {start}-{start + len(data) - 1}/{total}"}
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data[: len(data) // 2] if cut else data)
-        if cut:
-            self.close_connection = True
+    def _offer(self, data: bytes, kind: str, *, cut: bool = False) -> None:
+        status, part, headers = self.file(data, etag=self.offered.etag, ranges=True)
+        self.send(status, part, {"Content-Type": kind, **headers}, cut=cut)
 
 
 def _entry(file: Project) -> dict[str, object]:

@@ -76,26 +76,58 @@ def _read_spec(value: object) -> Spec:
     return SpecBody.model_validate(value, strict=False).unchecked()
 
 
+def _read_maybe(value: object) -> str | None:
+    return None if value is None else _read_text(value)
+
+
 _TEXT: Final = _Codec(str, _read_text)
+_MAYBE: Final = _Codec(lambda value: value, _read_maybe)
 _TEXTS: Final = _Codec(list, _read_texts)
 _SPEC: Final = _Codec(lambda spec: spec.to_dict(), _read_spec)
 
+_CHAIN: Final = {"chain": _TEXTS}
+_PROJECT: Final = {"project": _TEXT} | _CHAIN
+_CHANNEL: Final = {"url": _TEXT}
 #: The facts of each class that has some which a caller may want. A class that is not here has its message and hint.
-_FACTS: Final[Mapping[str, Mapping[str, _Codec]]] = {
-    "EnvironmentNotFound": {"name": _TEXT, "near": _TEXTS},
-    "VersionNotFound": {"name": _TEXT, "version": _TEXT, "versions": _TEXTS},
-    "LabelNotFound": {"name": _TEXT, "label": _TEXT, "labels": _TEXTS},
-    "ComputedLabel": {},
-    "VersionConflict": {"name": _TEXT, "version": _TEXT, "stored": _SPEC, "given": _SPEC},
-    "EnvironmentArchived": {"name": _TEXT, "version": _TEXT},
-    "VersionChanged": {"name": _TEXT, "version": _TEXT},
-    "InvalidName": {"what": _TEXT, "text": _TEXT},
-    "InvalidReference": {"text": _TEXT},
-    "InvalidDigest": {"text": _TEXT},
-    "InvalidPlatform": {"text": _TEXT},
-    "InvalidText": {"what": _TEXT},
-    "NoVersions": {"name": _TEXT},
-    "RegistryNotHere": {"registry": _TEXT},
+#: By branch: classes of two branches may have one name.
+_FACTS: Final[Mapping[type[MlenvError], Mapping[str, Mapping[str, _Codec]]]] = {
+    NotFound: {
+        "EnvironmentNotFound": {"name": _TEXT, "near": _TEXTS},
+        "VersionNotFound": {"name": _TEXT, "version": _TEXT, "versions": _TEXTS},
+        "LabelNotFound": {"name": _TEXT, "label": _TEXT, "labels": _TEXTS},
+        "NoVersions": {"name": _TEXT},
+        "RegistryNotHere": {"registry": _TEXT},
+    },
+    Conflict: {
+        "VersionConflict": {"name": _TEXT, "version": _TEXT, "stored": _SPEC, "given": _SPEC},
+        "EnvironmentArchived": {"name": _TEXT, "version": _TEXT},
+        "VersionChanged": {"name": _TEXT, "version": _TEXT},
+    },
+    InvalidInput: {
+        "InvalidName": {"what": _TEXT, "text": _TEXT},
+        "InvalidReference": {"text": _TEXT},
+        "InvalidDigest": {"text": _TEXT},
+        "InvalidPlatform": {"text": _TEXT},
+        "InvalidText": {"what": _TEXT},
+        "ResolutionFailed": _CHAIN,
+        "VersionConflict": {"project": _MAYBE} | _CHAIN,
+        "CondaClash": {"project": _MAYBE, "conda_chain": _TEXTS} | _CHAIN,
+        "ProjectNotFound": {"renamed_to": _MAYBE} | _PROJECT,
+        "PackageNotFound": {"renamed_to": _MAYBE, "near": _TEXTS, "elsewhere": _TEXTS} | _PROJECT,
+        "NoSuchVersion": {"nearest": _TEXTS} | _PROJECT,
+        "NotYetUploaded": _PROJECT,
+        "NotForPlatform": {"platforms": _TEXTS} | _PROJECT,
+        "ShadowedByChannel": {"channel": _TEXT} | _PROJECT,
+        "MissingVirtualPackage": {"offered": _MAYBE} | _PROJECT,
+        "ChannelNotFound": _CHANNEL,
+    },
+    Unavailable: {
+        "IndexUnreachable": _CHANNEL,
+        "ChannelUnreachable": _CHANNEL,
+        "CredentialsRefused": _CHANNEL,
+        "ChannelRefused": _CHANNEL,
+        "UnusableRecord": {"url": _TEXT, "why": _TEXT},
+    },
 }
 #: The branch that a status means, where the document names none: it is somebody else's, or of a request never understood.
 _BY_STATUS: Final[Mapping[int, type[MlenvError]]] = {
@@ -115,15 +147,15 @@ def error_members(error: MlenvError) -> dict[str, Any]:
         members["branch"] = branch.__name__
     if error.detail:
         members["more"] = redact(error.detail)[:_DETAIL]
-    codecs = _codecs(type(error).__name__)
+    codecs = _codecs(branch, type(error).__name__)
     # NOTE: two classes may have one name; the one that has these facts is meant.
     if codecs and all(hasattr(error, name) for name in codecs):
         members["facts"] = {name: codec.write(getattr(error, name)) for name, codec in codecs.items()}
     return members
 
 
-def _codecs(code: str) -> Mapping[str, _Codec]:
-    return _FACTS.get(code, {})
+def _codecs(branch: type[MlenvError] | None, code: str) -> Mapping[str, _Codec]:
+    return _FACTS.get(branch, {}).get(code, {}) if branch is not None else {}
 
 
 def error_of(problem: Problem) -> MlenvError | ExceptionGroup[MlenvError]:
@@ -137,7 +169,7 @@ def error_of(problem: Problem) -> MlenvError | ExceptionGroup[MlenvError]:
         return ExceptionGroup(problem.detail, [each for one in faults for each in _flat(error_of(one))])
     branch = _branch(problem)
     found = _class(problem.code, branch)
-    facts = _facts(problem) if found else None
+    facts = _facts(problem, branch) if found else None
     if found is None or facts is None:
         found, facts = type(problem.code if problem.code.isidentifier() else branch.__name__, (branch,), {}), {}
     error = found.__new__(found, problem.detail)
@@ -148,10 +180,10 @@ def error_of(problem: Problem) -> MlenvError | ExceptionGroup[MlenvError]:
     return error
 
 
-def _facts(problem: Problem) -> dict[str, Any] | None:
+def _facts(problem: Problem, branch: type[MlenvError]) -> dict[str, Any] | None:
     """The attributes that the class has; None if one is missing or wrong."""
     try:
-        return {name: codec.read(problem.facts[name]) for name, codec in _codecs(problem.code).items()}
+        return {name: codec.read(problem.facts[name]) for name, codec in _codecs(branch, problem.code).items()}
     except (KeyError, TypeError, ValidationError):
         return None
 

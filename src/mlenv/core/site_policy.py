@@ -36,7 +36,7 @@ class AddressNotListed(Forbidden):
         self.hint = (
             "whoever runs the server lists what it may use in `indexes` (MLENV_INDEXES), by the beginnings of addresses"
         )
-        self.url = shown
+        self.url, self.why = shown, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class SitePolicy:
 
     Attributes:
         source_builds: Whether they build packages from source: that runs code of whoever wrote these.
-        indexes: Beginnings of addresses that specs may name, besides the machine's own index.
+        indexes: Beginnings of addresses that specs may name, besides the machine's own index and channels.
         build_network: What steps of a Dockerfile may reach: `none`, or `default` for what the machine can.
         build_engine: What builds Dockerfiles; None for the first that answers.
     """
@@ -56,9 +56,9 @@ class SitePolicy:
     build_network: str = "none"
     build_engine: str | None = None
 
-    def lists(self, url: str, own: str | None = None) -> bool:
-        """Whether an address begins as one of the list, or as the machine's own index, does."""
-        return any(_begins(url, each) for each in (*self.indexes, *([own] if own else [])))
+    def lists(self, url: str, *own: str | None) -> bool:
+        """Whether an address begins as one of the list, or as one of the machine's own, does."""
+        return any(_begins(url, each) for each in (*self.indexes, *filter(None, own)))
 
     def check_source_builds(self, allowed: Sequence[str], *, any_package: bool) -> None:
         """See whether packages may be built from source, by name or any. Raises `SourceBuildsOff`."""
@@ -78,6 +78,23 @@ class SitePolicy:
         for url in addresses:
             if not self.lists(url, own):
                 raise AddressNotListed(url, "it is not among the indexes that this server uses")
+
+    def check_channels(self, addresses: Iterable[str], own: Iterable[str]) -> None:
+        """
+        See whether a solver may be told of conda channels. It goes wherever a channel leads it, and reads files: so
+        channels, and single packages that are named by their address, must be the machine's own, or listed.
+
+        Args:
+            addresses: What a request leads to (`CondaResolver.channels`).
+            own: What the machine's own settings name (`CondaResolver.own_channels`).
+
+        Raises:
+            AddressNotListed: One is neither.
+        """
+        known = tuple(own)
+        for url in addresses:
+            if not self.lists(url, *known):
+                raise AddressNotListed(url, "it is not among the channels that this server uses")
 
 
 #: What is done where nobody says otherwise.

@@ -11,23 +11,27 @@ from mlenv.core.digest import Digest, InvalidDigest
 from mlenv.core.lock import Artifact, InvalidLock
 from mlenv.core.progress import Progress
 from mlenv.core.redact import redact, without_credentials
-from mlenv.errors import MlenvError
+from mlenv.errors import Unavailable
 from mlenv.resolve.conda_channels import ChannelTable, addresses
 from mlenv.resolve.conda_credentials import ChannelAccess
-from mlenv.resolve.conda_diagnosis import Diagnosis, refusing_url
+from mlenv.resolve.conda_diagnosis import Diagnosis
 from mlenv.resolve.conda_process import MEMORY, CondaProcess, Refused
-from mlenv.resolve.conda_request import CondaRequest, Plan, make_plan
+from mlenv.resolve.conda_request import AsksTooMuch, CondaRequest, Plan, make_plan
+from mlenv.resolve.conda_unreachable import refusing_url
 from mlenv.resolve.condarc import NO_SETTINGS, CondaSettings
 
 #: Whole seconds for one request, its answer and all: repodata of a large channel has some 50 MB.
 _REQUEST: Final = 120
 _RETRIES: Final = 1
+#: Most packages that a lock has; a large environment has some 500.
+_MOST: Final = 5000
 
 
-class UnusableRecord(MlenvError):
+class UnusableRecord(Unavailable):
     """A channel describes a package in a way that nothing can be locked by. `url` is the package's, redacted."""
 
     hint = "whoever runs the channel can index it anew; or take the package from another channel"
+    lasting = True
 
     def __init__(self, url: str, why: str) -> None:
         super().__init__(f"{redact(url)[:500]}: {why}")
@@ -70,8 +74,17 @@ class CondaResolver:
         return f"py-rattler {installed_version('py-rattler')}"
 
     def channels(self, request: CondaRequest) -> tuple[str, ...]:
-        """The addresses that a request leads to, in order, without asking any. Raises as `solve`."""
-        return tuple(addresses(self._plan(request, self._find_alias())[0].channels))
+        """
+        The addresses that a request leads to, without asking any: of channels, in order, and of packages that are named
+        by their address, which the solver reads to know what is in them. Raises as `solve`.
+        """
+        plan = self._plan(request, self._find_alias())[0]
+        packages = (each.spec.url for each in plan.asked if each.spec.url is not None)
+        return tuple(dict.fromkeys((*addresses(plan.channels), *packages)))
+
+    def own_channels(self) -> tuple[str, ...]:
+        """Addresses of the machine's own channels (`ChannelTable.own`). Raises `CondaMissing`, `InvalidChannel`."""
+        return ChannelTable(self._settings, self._find_alias()).own
 
     def access(self) -> ChannelAccess:
         """How files of channels are asked for: mirrors and credentials. Raises `CondaMissing`, `InvalidChannel`."""
@@ -84,8 +97,8 @@ class CondaResolver:
         Raises:
             ResolutionFailed: There is no answer; a subclass says which kind of failure, culprit first.
             ExceptionGroup: Several lines are not match specs.
-            InvalidChannel, NoCondaPlatform, InvalidCuda: What is asked for can't be.
-            ChannelUnreachable, ChannelRefused, ChannelNotFound: A channel did not answer, or not so.
+            InvalidChannel, ChannelNotFound, NoCondaPlatform, InvalidCuda, AsksTooMuch: What is asked for can't be.
+            ChannelUnreachable, ChannelRefused: A channel did not answer, or not so.
             UnusableRecord: A channel describes a package in a way that it can't be locked by.
             CondaMissing, CondaTimeout, CondaCrashed: The solver itself failed.
         """
@@ -95,11 +108,11 @@ class CondaResolver:
             self._alias = process.alias
             plan, table = self._plan(request, process.alias)
             access = self._access(table)
-            self._open(process, plan, access)
+            self._open(process, plan, access, table)
             try:
                 records = plan.solve(process)
             except Refused as refused:
-                records = self._again(refused, process, plan, access, request, table)
+                records = self._again(refused, process, plan, access, table)
             found = read_records(records, plan)
             step.note(f"{len(found)} packages")
         return found
@@ -110,18 +123,17 @@ class CondaResolver:
         process: CondaProcess,
         plan: Plan,
         access: ChannelAccess,
-        request: CondaRequest,
         table: ChannelTable,
     ) -> list[dict[str, Any]]:
         """Once more with what the keyring has, if that was missing. Raises what the failure means."""
         url = refusing_url(refused.text)
         if url is not None and access.ask_keyring(url):
-            self._open(process, plan, access)
+            self._open(process, plan, access, table)
             try:
                 return plan.solve(process)
             except Refused as again:
                 refused = again
-        raise Diagnosis(process, plan, request, table, offline=self._offline).failure(refused) from None
+        raise Diagnosis(process, plan, table, offline=self._offline).failure(refused) from None
 
     def _process(self) -> CondaProcess:
         return CondaProcess(timeout=self._timeout, memory=self._memory)
@@ -141,8 +153,10 @@ class CondaResolver:
     def _access(self, table: ChannelTable) -> ChannelAccess:
         return ChannelAccess(table, self._stored, own=self._own)
 
-    def _open(self, process: CondaProcess, plan: Plan, access: ChannelAccess) -> None:
-        urls = tuple(addresses(plan.channels))
+    def _open(self, process: CondaProcess, plan: Plan, access: ChannelAccess, table: ChannelTable) -> None:
+        # Those of the settings, too: they are asked who else has a package that is nowhere.
+        urls = tuple(dict.fromkeys((*addresses(plan.channels), *addresses(map(table.find, table.known)))))
+        process.plain = lambda text: access.plain(text, urls)
         self._cache.mkdir(parents=True, exist_ok=True)
         process.ask(
             "open",
@@ -157,7 +171,9 @@ class CondaResolver:
 
 
 def read_records(records: Sequence[Mapping[str, Any]], plan: Plan) -> tuple[CondaPackage, ...]:
-    """The solver's answer, checked. Raises `UnusableRecord`."""
+    """The solver's answer, checked. Raises `UnusableRecord`, `AsksTooMuch`."""
+    if len(records) > _MOST:
+        raise AsksTooMuch("packages are in the solution", len(records), _MOST)
     wanted: dict[str, list[str]] = {}
     for each in plan.asked:
         if not each.seed:

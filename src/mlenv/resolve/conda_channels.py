@@ -115,7 +115,7 @@ class ChannelTable:
         self._alias = self._clean(settings.channel_alias or alias)
         self._migrated = [self._clean(each) for each in settings.migrated_channel_aliases]
         own = (*(settings.channels or ()), *settings.custom_multichannels, *settings.custom_channels)
-        self._own = tuple(dict.fromkeys(own))
+        self._known = tuple(dict.fromkeys(self._clean(each) if "://" in each else each for each in own))
         self._channels = settings.channels if settings.channels is not None else (DEFAULTS,)
         vendor = vendor_host(alias)
         defaults = settings.default_channels or tuple(f"{vendor}/{each}" for each in _DEFAULTS)
@@ -140,8 +140,23 @@ class ChannelTable:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Channels that somebody put into the settings, wherever."""
-        return self._own
+        """Channels that somebody put into the settings, wherever, by name or by address without credentials."""
+        return self._known
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """
+        Addresses that are the machine's own: what its settings name, below what channels are that are only named, and
+        what `defaults` stands for. A channel below one of these is one of them.
+        """
+        named = [url for word in self._channels if word != NODEFAULTS for url in self.find(word).urls]
+        several = [url for urls in self._several.values() for url in urls]
+        return tuple(dict.fromkeys((self._alias, *named, *several, *self._custom.values())))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where files of the machine's own channels may come from: there, or from their mirrors."""
+        return tuple(dict.fromkeys((*self.own, *(each for urls in self._mirrors.values() for each in urls))))
 
     def find(self, text: str) -> CondaChannel:
         """
@@ -232,7 +247,7 @@ def split_secret(url: str) -> tuple[str, Secret | None]:
         path, token = match["before"].rstrip("/") + match["after"], match["token"]
         at = urlunsplit((parts.scheme, host, match["before"].rstrip("/"), "", ""))
     path = _without_subdir(re.sub(r"/{2,}", "/", path).rstrip("/"))
-    if any(part in {".", ".."} for part in unquote(path).split("/")):
+    if _climbs(path):
         raise InvalidChannel(url, "its path leads upwards")
     clean = urlunsplit((parts.scheme, host, path, "", "")) if not local else f"file://{path}"
     secret = Secret(clean, user, password, token=token, at=at)
@@ -240,9 +255,13 @@ def split_secret(url: str) -> tuple[str, Secret | None]:
 
 
 def is_below(url: str, start: str) -> bool:
-    """Whether an address is another, or below it."""
+    """Whether an address is another, or below it. One that climbs up again (`..`) is below none."""
     start = start.rstrip("/")
-    return url == start or url.startswith(f"{start}/")
+    return url == start or (url.startswith(f"{start}/") and not _climbs(url))
+
+
+def _climbs(url: str) -> bool:
+    return any(part in {".", ".."} for part in unquote(url.partition("?")[0]).replace("\\", "/").split("/"))
 
 
 def _without_subdir(path: str) -> str:

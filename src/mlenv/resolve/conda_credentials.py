@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from mlenv.core.redact import redact
 from mlenv.core.spec import PUBLIC, Index, Sources
 from mlenv.errors import InvalidInput
 from mlenv.resolve.conda_channels import ChannelTable, Secret, is_below
@@ -72,6 +73,25 @@ class ChannelAccess:
             secret = self.secret_for(each)
             header = secret.authorization if secret else None
             yield (secret.address(each) if secret else each), ({"Authorization": header} if header else {})
+
+    @property
+    def own_places(self) -> tuple[str, ...]:
+        """Where files of the machine's own channels may come from (`ChannelTable.places`)."""
+        return self._table.places
+
+    def shown(self, place: str, url: str) -> str:
+        """The address that is told of where a file was asked for: a server does not tell its mirrors."""
+        return redact(place if self._own else url)
+
+    def plain(self, text: str, urls: Iterable[str]) -> str:
+        """A text that a failure has of channels, without tokens in paths; and without mirrors, if it is a server's."""
+        found = {}
+        for url in urls:
+            for place, (address, _) in zip(self.mirrored(url), self.places(url), strict=True):
+                found[address] = place if self._own else url
+        for address in sorted(found, key=len, reverse=True):
+            text = text.replace(address, found[address])
+        return text
 
     def mirrors(self, urls: Iterable[str]) -> dict[str, list[str]]:
         """By channel address, where it is asked for instead: its mirrors, or itself with its token."""

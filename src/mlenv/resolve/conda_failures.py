@@ -2,6 +2,7 @@
 Why conda's packages have no solution: one leaf per kind, culprit first, in the user's own line.
 
     InvalidInput
+    ├── ChannelNotFound            what should be a channel is none
     └── ResolutionFailed
         ├── ProjectNotFound        (failures.py)
         │   └── PackageNotFound    no channel has it; with near names, and other channels that have it
@@ -12,13 +13,14 @@ Why conda's packages have no solution: one leaf per kind, culprit first, in the 
         ├── ShadowedByChannel      only a channel has it that stands behind another one with that name
         └── MissingVirtualPackage  the target does not offer it: CUDA, a newer glibc
     Unavailable
-    ├── ChannelUnreachable
-    ├── ChannelNotFound
-    └── ChannelRefused
+    ├── IndexUnreachable           (failures.py)
+    │   └── ChannelUnreachable     asked again later, it may answer
+    └── CredentialsRefused         (failures.py)
+        └── ChannelRefused         the same however often it is asked
 """
 
-from mlenv.errors import Unavailable
-from mlenv.resolve.failures import ProjectNotFound, ResolutionFailed
+from mlenv.errors import InvalidInput
+from mlenv.resolve.failures import CredentialsRefused, IndexUnreachable, ProjectNotFound, ResolutionFailed
 
 
 class PackageNotFound(ProjectNotFound):
@@ -67,33 +69,32 @@ class MissingVirtualPackage(ResolutionFailed):
     offered: str | None = None
 
 
-class ChannelUnreachable(Unavailable):
+class ChannelUnreachable(IndexUnreachable):
     """A channel did not come. `url` is what was asked for, redacted."""
 
-    hint = "check the network, the proxy (`HTTPS_PROXY`) and the address; `mlenv doctor` shows what is reachable"
 
-    def __init__(self, url: str, why: str, *, detail: str | None = None, hint: str | None = None) -> None:
-        super().__init__(f"{url}: {why}")
-        self.url, self.detail = url, detail
-        if hint is not None:
-            self.hint = hint
+class ChannelNotFound(InvalidInput):
+    """
+    There is no such channel: what should be one has no packages for any platform.
 
-
-class ChannelNotFound(ChannelUnreachable):
-    """There is no such channel: what should be one has no packages for any platform."""
+    Attributes:
+        url: What was asked for, redacted.
+    """
 
     hint = "check the spelling in `channels:`, and what `.condarc` makes of that name"
+    status = 422
+
+    def __init__(self, url: str, *, detail: str | None = None) -> None:
+        super().__init__(f"{url}: there is no such channel")
+        self.url, self.detail = url, detail
 
 
-class ChannelRefused(Unavailable):
+class ChannelRefused(CredentialsRefused):
     """A channel wants other credentials, or any. `url` is redacted, `status` 401 or 403."""
 
-    hint = (
-        "put them into RATTLER_AUTH_FILE (`rattler auth login HOST`), ~/.netrc, the keyring, "
-        "or into the address in your own ~/.condarc"
-    )
-
     def __init__(self, url: str, status: int, *, detail: str | None = None) -> None:
-        what = "wants credentials, or other ones" if status == 401 else "does not let these credentials in"
-        super().__init__(f"{url} {what} ({status})")
-        self.url, self.status, self.detail = url, status, detail
+        super().__init__(url, status, detail=detail)
+        self.hint = (
+            "put them into RATTLER_AUTH_FILE (`rattler auth login HOST`), ~/.netrc, the keyring, "
+            "or into the address in your own ~/.condarc"
+        )

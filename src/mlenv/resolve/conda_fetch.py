@@ -1,11 +1,13 @@
 """Downloads from conda channels: from their mirrors, with what lets us in there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from mlenv.core.site_policy import AddressNotListed
 from mlenv.core.spec import PUBLIC, Sources
 from mlenv.resolve.conda_credentials import ChannelAccess
-from mlenv.resolve.failures import IndexUnreachable
+from mlenv.resolve.conda_failures import ChannelRefused, ChannelUnreachable
+from mlenv.resolve.failures import CredentialsRefused, IndexUnreachable
 from mlenv.resolve.index_http import HttpFetcher
 
 if TYPE_CHECKING:
@@ -26,13 +28,19 @@ class ChannelFetcher(HttpFetcher):
         self._find_access = access
         self._access: ChannelAccess | None = None
 
-    def stream(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*") -> Iterator[bytes]:
-        """The bytes at a URL, from the first of its mirrors that has any. Raises as `HttpFetcher.stream`."""
+    def stream(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*") -> Generator[bytes, None, None]:
+        """
+        The bytes at a URL, from the first of its mirrors that has any.
+
+        Raises:
+            ChannelUnreachable, ChannelRefused: As `HttpFetcher.stream` raises `IndexUnreachable`, `CredentialsRefused`.
+            AddressNotListed: The guard lets nothing be fetched from there, or from where its mirror leads.
+        """
         *others, last = self._channels().mirrored(url)
         for each in others:
             begun = False
             try:
-                for chunk in super().stream(each, sources, accept=accept):
+                for chunk in self._stream_from(each, url, accept):
                     begun = True
                     yield chunk
                 return
@@ -40,7 +48,20 @@ class ChannelFetcher(HttpFetcher):
                 # What has begun can't be begun again: the other mirror's bytes may be others.
                 if begun:
                     raise
-        yield from super().stream(last, sources, accept=accept)
+        yield from self._stream_from(last, url, accept)
+
+    def _stream_from(self, place: str, url: str, accept: str) -> Iterator[bytes]:
+        shown = self._channels().shown(place, url)
+        try:
+            yield from super().stream(place, accept=accept)
+        except IndexUnreachable as error:
+            raise ChannelUnreachable(shown, error.why, hint=error.hint) from error
+        except CredentialsRefused as error:
+            raise ChannelRefused(shown, error.status) from error
+        except AddressNotListed as error:
+            if place == url:
+                raise
+            raise AddressNotListed(shown, "its mirror leads to what is not listed") from error
 
     def _channels(self) -> ChannelAccess:
         if self._access is None:

@@ -11,10 +11,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
-from mlenv.errors import MlenvError, Unavailable
+from mlenv.errors import Unavailable
 
 #: What rattler may not know of this machine: credentials, caches and virtual packages that someone set up.
 _DROPPED: Final = re.compile(
@@ -34,6 +34,7 @@ class CondaMissing(Unavailable):
     """There is no py-rattler to run, or it does not start."""
 
     hint = "install it beside mlenv: `pip install py-rattler`"
+    lasting = True
 
     def __init__(self, detail: str) -> None:
         super().__init__("the solver for conda packages, py-rattler, does not start")
@@ -44,16 +45,18 @@ class CondaTimeout(Unavailable):
     """The solver did not end within its limit."""
 
     hint = "pin more of the packages, so that fewer versions have to be tried; or try again if a channel is slow"
+    status = 504
 
     def __init__(self, what: str, seconds: float) -> None:
         super().__init__(f"{what} did not end within {seconds:.0f} s")
         self.seconds = seconds
 
 
-class CondaCrashed(MlenvError):
+class CondaCrashed(Unavailable):
     """The solver's process ended before it answered."""
 
     hint = "a channel may have sent what it can't take; name the channels that are needed, and no others"
+    lasting = True
 
     def __init__(self, why: str, detail: str) -> None:
         super().__init__(f"the solver for conda packages {why}")
@@ -82,13 +85,19 @@ class CondaProcess:
         timeout: Seconds for all that is asked of it.
         memory: Bytes of address space, or 0 for no limit.
 
+    NOTE: it is a leader of a session and so of a process group, by which it is ended with all that it started. Whoever ends us
+    by our own group does not reach it: but it ends by itself when its input does, which is ours alone to write to. A worker's
+    supervisor (`work/supervisor.py`) goes by descent, not by group, and finds it.
+
     Attributes:
         version: Of py-rattler.
         alias: The address below which conda looks for channels that are named only.
+        plain: What is done with the texts of failures, which may have secrets in them.
     """
 
     version = ""
     alias = ""
+    plain: Callable[[str], str] = staticmethod(str)
 
     def __init__(self, *, timeout: float, memory: int = MEMORY) -> None:
         self._timeout, self._memory = timeout, memory
@@ -157,7 +166,7 @@ class CondaProcess:
             self._process.stdin.flush()
         answer = self._answer("solving conda packages", self._timeout)
         if answer["event"] == "failed":
-            raise Refused(answer["kind"], answer["text"])
+            raise Refused(answer["kind"], self.plain(answer["text"]))
         return answer
 
     def _answer(self, what: str, limit: float) -> Mapping[str, Any]:

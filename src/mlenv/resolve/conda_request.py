@@ -17,6 +17,9 @@ from mlenv.resolve.failures import InvalidRequirement
 _SUBDIRS: Final = {Platform("linux", "amd64"): "linux-64", Platform("linux", "arm64"): "linux-aarch64"}
 #: The kernel that is assumed: the one of the oldest distribution with GLIBC_FLOOR's successor. Never the machine's own.
 _LINUX: Final = "5.10"
+#: Most specs and channels that one request may have. Each channel is asked for several lists.
+_MOST_SPECS: Final = 5000
+_MOST_CHANNELS: Final = 50
 _CUDA: Final = re.compile(r"\d{1,3}(\.\d{1,3}){0,2}")
 
 
@@ -37,6 +40,16 @@ class InvalidCuda(InvalidInput):
 
     def __init__(self, text: str) -> None:
         super().__init__(f"not a version of CUDA: {text[:100]!r}")
+
+
+class AsksTooMuch(InvalidInput):
+    """A file that asks conda for more than any does that somebody wrote."""
+
+    hint = "leave out what is not needed, or split it into several environments"
+
+    def __init__(self, what: str, count: int, most: int) -> None:
+        super().__init__(f"{count} conda {what}: at most {most} are taken")
+        self.count, self.most = count, most
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +164,10 @@ def make_plan(request: CondaRequest, table: ChannelTable, *, pip: bool = True) -
     Raises:
         InvalidRequirement: A line is no match spec.
         ExceptionGroup: Several are not.
-        InvalidChannel, NoCondaPlatform, InvalidCuda: As they say.
+        InvalidChannel, NoCondaPlatform, InvalidCuda, AsksTooMuch: As they say.
     """
+    if len(request.specs) > _MOST_SPECS:
+        raise AsksTooMuch("packages are asked for", len(request.specs), _MOST_SPECS)
     virtual = virtual_packages(request.target, request.cuda)
     specs: list[tuple[Requirement, MatchSpec, bool]] = []
     faults: list[InvalidRequirement] = []
@@ -168,9 +183,12 @@ def make_plan(request: CondaRequest, table: ChannelTable, *, pip: bool = True) -
         Asked(line, spec, to_rattler(spec, _channel_word(table.find(spec.channel)) if spec.channel else None), seed)
         for line, spec, seed in specs
     )
+    channels = table.order(request.channels, named)
+    if len(channels) > _MOST_CHANNELS:
+        raise AsksTooMuch("channels are to be searched", len(channels), _MOST_CHANNELS)
     return Plan(
         asked,
-        table.order(request.channels, named),
+        channels,
         (_SUBDIRS[request.target.platform], NOARCH),
         virtual,
         request.as_of.astimezone(UTC).isoformat() if request.as_of else None,

@@ -34,6 +34,9 @@ class ResolutionFailed(InvalidInput):
     """
 
     tried = "tried: then it resolves"
+    lines: Sequence[Requirement] = ()
+    chain: Sequence[str] = ()
+    verified: bool = False
 
     def __init__(
         self,
@@ -141,13 +144,14 @@ class IndexUnreachable(Unavailable):
 
     Attributes:
         url: What was asked for, redacted.
+        why: What came of it.
     """
 
     hint = "check the network, the proxy (`HTTPS_PROXY`) and the address; `mlenv doctor` shows what is reachable"
 
     def __init__(self, url: str, why: str, *, detail: str | None = None, hint: str | None = None) -> None:
         super().__init__(f"{url}: {why}")
-        self.url, self.detail = url, detail
+        self.url, self.why, self.detail = url, why, detail
         if hint is not None:
             self.hint = hint
 
@@ -160,6 +164,8 @@ class CredentialsRefused(Unavailable):
         url: What was asked for, redacted.
         status: 401 or 403.
     """
+
+    lasting = True
 
     def __init__(self, url: str, status: int, *, index: str | None = None, detail: str | None = None) -> None:
         what = "wants credentials, or other ones" if status == 401 else "does not let these credentials in"

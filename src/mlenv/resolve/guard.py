@@ -7,7 +7,8 @@ meant a moment before does not count, and a redirect is a connection like any ot
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from http.client import HTTPConnection, HTTPSConnection
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -27,11 +28,20 @@ class Guard:
     Args:
         policy: What is listed. Files of an index are where its pages are, or on another host.
         own: The address of the machine's own index, or None.
+        places: Where else the machine's own settings lead: to conda channels and their mirrors. Called once, when
+            something is fetched.
     """
 
-    def __init__(self, policy: SitePolicy, own: str | None) -> None:
-        self._origins = {_origin(each) for each in (*policy.indexes, *([own] if own else []))}
-        self._policy = policy
+    def __init__(self, policy: SitePolicy, own: str | None, places: Callable[[], Iterable[str]] = lambda: ()) -> None:
+        self._policy, self._own, self._find_places = policy, own, places
+
+    @cached_property
+    def _places(self) -> tuple[str, ...]:
+        return (*filter(None, [self._own]), *self._find_places())
+
+    @cached_property
+    def _origins(self) -> set[tuple[str, str | None, int | None]]:
+        return {_origin(each) for each in (*self._policy.indexes, *self._places)}
 
     def check(self, url: str) -> bool:
         """
@@ -48,7 +58,7 @@ class Guard:
             return True
         if scheme == "https":
             return False
-        if self._policy.lists(url):
+        if self._policy.lists(url, *self._places):
             return True
         raise AddressNotListed(url, "what is not listed must be reached by https")
 

@@ -102,6 +102,9 @@ class CondaSolver(Protocol):
     def channels(self, request: "CondaRequest") -> tuple[str, ...]:
         """The addresses that a request leads to, in order, without asking any. Raises as `solve`."""
 
+    def own_channels(self) -> tuple[str, ...]:
+        """Addresses of the channels that this machine's own settings name."""
+
     def solve(self, request: "CondaRequest", *, progress: Progress) -> "tuple[CondaPackage, ...]":
         """
         Every package that is to be installed, sorted by name.

@@ -33,6 +33,7 @@ class UvMissing(Unavailable):
     """There is no uv to run."""
 
     hint = "install it beside mlenv: `pip install uv`"
+    lasting = True
 
     def __init__(self) -> None:
         super().__init__("the `uv` program was not found, neither in this Python's environment nor on PATH")
@@ -42,6 +43,7 @@ class UvTimeout(Unavailable):
     """uv did not end within its limit."""
 
     hint = "pin more of the requirements, so that fewer versions have to be tried; or try again if the index is slow"
+    status = 504
 
     def __init__(self, what: str, seconds: float) -> None:
         super().__init__(f"{what} did not end within {seconds:.0f} s")

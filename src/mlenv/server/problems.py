@@ -22,12 +22,16 @@ from mlenv.core.disk_faults import DiskFailed, DiskFull, disk_fault
 from mlenv.core.redact import redact
 from mlenv.core.refusals import VersionChanged
 from mlenv.errors import Conflict, Forbidden, InvalidInput, MlenvError, NotAuthenticated, NotFound, Unavailable
+from mlenv.resolve.conda_credentials import InvalidCredentialFile
+from mlenv.resolve.conda_process import CondaCrashed, CondaMissing
+from mlenv.resolve.condarc import InvalidCondarc
 from mlenv.resolve.failures import ResolutionFailed
+from mlenv.resolve.machine_index import InvalidMachineIndex
 
 _log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
-#: What kind of error has which status, if it does not say so itself (`status`). The first that fits counts.
+#: What kind of error has which status, if its class does not say so itself (`status`). The first that fits counts.
 _STATUSES: Final[Sequence[tuple[type[MlenvError], int]]] = (
     (NotAuthenticated, 401),
     (Forbidden, 403),
@@ -38,6 +42,8 @@ _STATUSES: Final[Sequence[tuple[type[MlenvError], int]]] = (
     (InvalidInput, 400),
     (Unavailable, 503),
 )
+#: What is wrong with the machine, and not with what somebody asks.
+_OWN_SETTINGS: Final = (InvalidCondarc, InvalidCredentialFile, InvalidMachineIndex)
 #: After how many seconds a client may ask again.
 _RETRY_AFTER: Final = "2"
 #: Most faults that one answer lists.
@@ -106,8 +112,9 @@ def problem_of(error: BaseException) -> Problem | None:
         return _of_disk(error, fault)
     if not isinstance(error, MlenvError):
         return None
-    status = getattr(error, "status", None) or next((each for kind, each in _STATUSES if isinstance(error, kind)), 500)
-    code, headers = type(error).__name__, {}
+    if isinstance(error, _OWN_SETTINGS):
+        return _of_settings(error)
+    status, code, headers = _status(error), type(error).__name__, {}
     if status == 401:
         headers = {"WWW-Authenticate": 'Bearer realm="mlenv"'}
     if status == 503:
@@ -115,7 +122,28 @@ def problem_of(error: BaseException) -> Problem | None:
     if type(error).__module__.startswith("mlenv.store"):
         return _of_store(error, status, code, headers)
     lines = tuple(map(str, getattr(error, "difference", ())))
-    return Problem(status, code, redact(str(error)), error.hint, lines, headers=headers, members=error_members(error))
+    hint = redact(error.hint) if error.hint else None
+    members = error_members(error)
+    if isinstance(error, CondaMissing | CondaCrashed) and members.pop("more", None):
+        # A traceback, which has this machine's paths.
+        _log.error("the solver for conda packages failed", extra={"error": str(error), "detail": error.detail})
+    return Problem(status, code, redact(str(error)), hint, lines, headers=headers, members=members)
+
+
+def _status(error: MlenvError) -> int:
+    # NOTE: of the class. An error may have a status of something else: of a job, or of what another server answered.
+    own: int | None = getattr(type(error), "status", None)
+    if own is None and isinstance(error, Unavailable) and error.lasting:
+        # Neither are we at fault, nor would it help to ask again.
+        return 502
+    return own or next((each for kind, each in _STATUSES if isinstance(error, kind)), 500)
+
+
+def _of_settings(error: MlenvError) -> Problem:
+    """What this machine's own settings have wrong is for whoever runs the server; files and values are not told."""
+    _log.error("the machine's settings are wrong", extra={"error": str(error), "kind": type(error).__name__})
+    hint = "tell whoever runs the server: its log says more"
+    return Problem(502, type(error).__name__, "the server's own settings for package sources can't be read", hint)
 
 
 def _of_disk(error: BaseException, fault: DiskFull | DiskFailed) -> Problem:

@@ -76,7 +76,8 @@ class CondaLocking:
         """
         request = conda_request(spec, platform, base, options)
         if self._policy is not None:
-            self._policy.check_addresses(self._solver().channels(request), None)
+            solver = self._solver()
+            self._policy.check_channels(solver.channels(request), solver.own_channels())
         packages = self._solver().solve(request, progress=progress)
         python = next((each.version for each in packages if each.name == "python"), "")
         return packages, replace(request.target, python=python)

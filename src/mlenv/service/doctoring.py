@@ -13,6 +13,8 @@ from mlenv.core.platform import Platform, Target
 from mlenv.core.progress import Progress, Silent
 from mlenv.core.spec import Requirement
 from mlenv.errors import MlenvError, Unavailable
+from mlenv.resolve.conda_probe import CondaState, probe_this_machine
+from mlenv.resolve.failures import CredentialsRefused
 from mlenv.resolve.interface import Resolver, ResolveRequest
 from mlenv.run.engines import ContainerEngine
 from mlenv.run.pythons import Pythons
@@ -66,6 +68,7 @@ class Doctor:
         container_engine: Callable[[], ContainerEngine],
         builders: "Callable[[], FoundEngines]",
         host_platform: Platform,
+        conda: Callable[[], CondaState] = probe_this_machine,
     ) -> None:
         """
         Args:
@@ -73,6 +76,7 @@ class Doctor:
             find_uv: The path of `uv`.
             resolver: A resolver with its cache in that directory.
             builders: What can build Dockerfiles here.
+            conda: Says how conda's packages stand here.
         """
         self._home = home
         self._open_store = open_store
@@ -82,6 +86,7 @@ class Doctor:
         self._container_engine = container_engine
         self._builders = builders
         self._host_platform = host_platform
+        self._conda = conda
 
     def examine(self, *, progress: Progress) -> list[Diagnosis]:
         """Everything, in the order in which it is needed."""
@@ -90,6 +95,7 @@ class Doctor:
             ("Python", self._python),
             ("uv", self._uv),
             ("package index", self._index),
+            ("conda", self._conda_channels),
             ("containers", self._containers),
             ("Dockerfiles", self._dockerfiles),
             ("base images", self._mmdebstrap),
@@ -138,6 +144,22 @@ class Doctor:
                 return Diagnosis("package index", State.MISSING, str(error), advice)
         package = resolution.packages[0]
         return Diagnosis("package index", State.GOOD, f"answers: {package.name} {package.version}")
+
+    def _conda_channels(self) -> Diagnosis:
+        """Never worse than `missing`: many machines need no conda packages."""
+        state = self._conda()
+        asked = ", ".join(each.name for each in state.channels) or "no channel"
+        text = f"{state.solver}, asks {asked} by default"
+        if state.failure is None:
+            said = f"{state.channels[0].urls[0]} answers" if state.answers else "not asked"
+            return Diagnosis("conda", State.GOOD, f"{text}: {said}")
+        advice = (
+            "only conda files that need conda are locked from there: check the network, the proxy (`HTTPS_PROXY`) "
+            "and what `.condarc` names"
+        )
+        if isinstance(state.failure, CredentialsRefused):
+            advice = state.failure.hint or advice
+        return Diagnosis("conda", State.MISSING, f"{text}: {state.failure}", advice)
 
     def _containers(self) -> Diagnosis:
         engine = self._container_engine()

@@ -1,6 +1,7 @@
 """What the namespaces of one store share on this machine: bytes, interpreters, indexes, room for work."""
 
 import os
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,15 +81,16 @@ class Machine:
         """Brings files from indexes."""
         from mlenv.resolve.index_http import HttpFetcher
 
-        return HttpFetcher(machine=self.machine_index, guard=self._guard)
+        return HttpFetcher(machine=self.machine_index, guard=self._guard())
 
-    @property
-    def _guard(self) -> "Guard | None":
+    def _guard(self, places: "Callable[[], Iterable[str]]" = lambda: ()) -> "Guard | None":
+        """What keeps a server from fetching what only it can reach; `places` are its own besides its index."""
         if self.policy is None:
             return None
         from mlenv.resolve.guard import Guard
 
-        return Guard(self.policy, self.machine_index.index.url if self.machine_index is not None else None)
+        own = self.machine_index.index.url if self.machine_index is not None else None
+        return Guard(self.policy, own, places)
 
     @cached_property
     def registries(self) -> "Registries":
@@ -134,7 +136,8 @@ class Machine:
         """Brings files from conda channels."""
         from mlenv.resolve.conda_fetch import ChannelFetcher
 
-        return ChannelFetcher(self.conda_resolver.access, guard=self._guard)
+        access = self.conda_resolver.access
+        return ChannelFetcher(access, guard=self._guard(lambda: access().own_places))
 
     def resolver_in(self, cache: Path) -> "PipResolver":
         """One that keeps what it fetched in a directory."""

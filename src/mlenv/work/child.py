@@ -25,7 +25,7 @@ from mlenv.core.progress import Step
 from mlenv.core.reference import EnvironmentName, VersionName
 from mlenv.core.scope import ScopeKey
 from mlenv.core.site_policy import SitePolicy
-from mlenv.errors import MlenvError, NotFound, Unavailable
+from mlenv.errors import MlenvError, NotFound, may_pass
 
 if TYPE_CHECKING:
     from mlenv.core.environment import EnvironmentVersion
@@ -140,7 +140,7 @@ def main(open_hosted: "Callable[[Path, str | None, SitePolicy], AbstractContextM
             _build(order, hosted, reporter)
     except MlenvError as error:
         _tell(error)
-        reporter.report(failed=_summary(error), again=isinstance(error, Unavailable))
+        reporter.report(failed=_summary(error), again=may_pass(error))
     except OSError as error:
         if (fault := disk_fault(error)) is None:
             raise
@@ -152,7 +152,7 @@ def main(open_hosted: "Callable[[Path, str | None, SitePolicy], AbstractContextM
             _tell(each)
         if not all(isinstance(each, MlenvError) for each in faults):
             raise
-        again = all(isinstance(each, Unavailable) for each in faults)
+        again = all(map(may_pass, faults))
         reporter.report(failed="; ".join(map(_summary, faults)), again=again)
     return 0
 

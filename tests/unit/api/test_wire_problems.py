@@ -19,6 +19,17 @@ from mlenv.core.refusals import (
 )
 from mlenv.core.spec import Requirement, Spec
 from mlenv.errors import Conflict, InvalidInput, MlenvError, NotAuthenticated, NotFound, Unavailable
+from mlenv.resolve.conda_failures import (
+    ChannelNotFound,
+    ChannelRefused,
+    ChannelUnreachable,
+    MissingVirtualPackage,
+    NotForPlatform,
+    PackageNotFound,
+    ShadowedByChannel,
+)
+from mlenv.resolve.failures import ResolutionFailed
+from mlenv.resolve.failures import VersionConflict as ExcludeEachOther
 from mlenv.server.problems import problem_of, write_problem
 from mlenv.service.environments import InvalidText, NoVersions
 from mlenv.service.locking import LockDiffers
@@ -60,6 +71,41 @@ def test_a_client_raises_what_the_server_raised(error: MlenvError) -> None:
     if isinstance(error, VersionConflict):
         assert isinstance(again, VersionConflict)
         assert again.difference == error.difference != []
+
+
+def test_why_conda_packages_have_no_solution_is_known_again() -> None:
+    missing = PackageNotFound("no `sklearn`", chain=("sklearn",), hint="write it", verified=True, detail="the tree")
+    missing.project, missing.near, missing.elsewhere, missing.renamed_to = "sklearn", ("scikit-learn",), ("ours",), None
+    foreign = NotForPlatform("not for linux-64", chain=("deep", "arm"))
+    foreign.project, foreign.platforms = "arm", ("linux-aarch64",)
+    behind = ShadowedByChannel("only two has it")
+    behind.project, behind.channel = "num", "two"
+    cuda = MissingVirtualPackage("the target has no __cuda")
+    cuda.project, cuda.offered = "__cuda", None
+    clash = ExcludeEachOther("num=2 and num=1 exclude each other", chain=("num=2", "num=1"))
+    errors: list[ResolutionFailed] = [missing, foreign, behind, cuda, clash]
+    for error in errors:
+        again = error_of(told(error))
+        assert isinstance(again, ResolutionFailed)
+        assert type(again) is type(error)
+        assert (str(again), again.hint, again.detail) == (str(error), error.hint, error.detail)
+        facts = vars(error).keys() - {"lines", "verified"}
+        assert {name: getattr(again, name) for name in facts} == {name: getattr(error, name) for name in facts}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ChannelUnreachable("https://conda.example.org/x", "connection refused", detail="at length"),
+        ChannelNotFound("https://conda.example.org/x", detail="at length"),
+        ChannelRefused("https://conda.example.org/x", 401, detail="at length"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_channel_s_failure_is_known_again(error: ChannelUnreachable | ChannelNotFound | ChannelRefused) -> None:
+    again = error_of(told(error))
+    assert isinstance(again, type(error))
+    assert (str(again), again.url, again.hint, again.detail) == (str(error), error.url, error.hint, "at length")
 
 
 def test_several_faults_are_a_group_again() -> None:

@@ -52,6 +52,28 @@ def test_everything_else_is_refused(url: str) -> None:
         LISTED.check_addresses([url], OWN)
 
 
+def test_channels_are_the_machine_s_own_or_listed() -> None:
+    own = ("https://conda.example.org", "https://repo.example.org/pkgs/main", "file:///srv/channel")
+    LISTED.check_channels(
+        ["https://conda.example.org/forge", "https://repo.example.org/pkgs/main", "https://wheels.example.org/team/c"],
+        own,
+    )
+    LISTED.check_channels(["file:///srv/channel", "file:///srv/channel/noarch/num-1.0-0.conda"], own)
+    for url in (
+        "https://repo.example.org/pkgs/other",
+        "http://conda.example.org/forge",
+        "https://conda.example.org:8443/forge",
+        "https://conda.example.org/../x",
+        "file:///srv/channels",
+        "file:///srv/channel/../secret",
+        "file:///etc/passwd",
+        "/srv/channel",
+        "http://169.254.169.254/latest",
+    ):
+        with pytest.raises(AddressNotListed, match="not among the channels"):
+            LISTED.check_channels(["https://conda.example.org/forge", url], own)
+
+
 def test_a_refusal_shows_no_credentials_and_says_what_setting_lists_addresses() -> None:
     with pytest.raises(AddressNotListed) as caught:
         LISTED.check_addresses(["https://ada:hunter2@evil.example/simple"], None)

@@ -17,6 +17,29 @@ _SITE = CondaSettings(
 )
 
 
+def test_the_machine_s_own_are_what_its_settings_name_and_what_is_only_named() -> None:
+    settings = CondaSettings(
+        channels=("https://user:geheim@private.example.org/a", "forge", "nodefaults"),
+        default_channels=_SITE.default_channels,
+        custom_channels={"team": "https://own.example.org/conda"},
+        custom_multichannels={"all": ("https://own.example.org/extra",)},
+        mirrored_channels={"forge": ("https://mirror.example.org/t/geheim/forge",)},
+    )
+    table = ChannelTable(settings, _ALIAS)
+    assert set(table.own) == {
+        _ALIAS,
+        f"{_ALIAS}/forge",
+        "https://private.example.org/a",
+        "https://repo.example.org/pkgs/main",
+        "https://repo.example.org/pkgs/r",
+        "https://repo.example.com/pkgs/pro",
+        "https://own.example.org/conda/team",
+        "https://own.example.org/extra",
+    }
+    assert set(table.places) == {*table.own, "https://mirror.example.org/forge"}
+    assert "https://private.example.org/a" in table.known
+
+
 # What conda 24.7 makes of the same words with the same settings (`Channel(word).base_urls`).
 @pytest.mark.parametrize(
     ("word", "urls"),

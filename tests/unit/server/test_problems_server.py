@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,23 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from mlenv.core.access import NotAllowed, Operation, Role
+from mlenv.core.conda_archive import InvalidCondaArchive
 from mlenv.core.digest import Digest
+from mlenv.core.jobs import JobEnded, JobStatus
+from mlenv.core.platform import Platform
 from mlenv.core.reference import EnvironmentName, VersionName
 from mlenv.core.refusals import VersionChanged
+from mlenv.core.site_policy import AddressNotListed
+from mlenv.core.spec import Origin, Requirement
 from mlenv.errors import Conflict, InvalidInput, MlenvError, NotFound, Unavailable
+from mlenv.resolve.conda import UnusableRecord
+from mlenv.resolve.conda_channels import InvalidChannel
+from mlenv.resolve.conda_credentials import InvalidCredentialFile
+from mlenv.resolve.conda_failures import ChannelNotFound, ChannelRefused, ChannelUnreachable, PackageNotFound
+from mlenv.resolve.conda_process import CondaCrashed, CondaMissing, CondaTimeout
+from mlenv.resolve.conda_request import NoCondaPlatform
+from mlenv.resolve.condarc import InvalidCondarc
+from mlenv.resolve.failures import CredentialsRefused, InvalidRequirement
 from mlenv.server.problems import MEDIA_TYPE, Problem, Problems, problem_of, write_problem
 from mlenv.service.site import UnknownToken
 from mlenv.store.database import StoreBusy, StoreDamaged
@@ -46,6 +60,46 @@ def _document(problem: Problem) -> Any:
 )
 def test_each_branch_of_the_error_tree_has_a_status(error: Exception, status: int) -> None:
     assert _problem(error).status == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (PackageNotFound("conda.yml:5: nosuch: there is no package `nosuch` in main"), 422),
+        (ChannelNotFound("nowhere (https://conda.example.org/nowhere)"), 422),
+        (InvalidChannel("a b", "neither a name nor an address"), 400),
+        (NoCondaPlatform(Platform("darwin", "arm64")), 400),
+        (InvalidCondaArchive("num-1.0-0.conda", "its metadata names another package"), 400),
+        (AddressNotListed("file:///etc", "it is not among the channels"), 403),
+        (ChannelUnreachable("https://conda.example.org/forge", "connection refused"), 503),
+        (CondaTimeout("solving conda packages", 600), 504),
+        (ChannelRefused("https://conda.example.org/forge", 401), 502),
+        (CredentialsRefused("https://index.example.org/simple", 403), 502),
+        (UnusableRecord("https://conda.example.org/forge/noarch/num-1.0-0.conda", "it has no sha256"), 502),
+        (CondaCrashed("was ended by SIGABRT", "panicked at /srv/secret/lib.rs"), 502),
+        (CondaMissing("No module named rattler, in /srv/secret"), 502),
+        (InvalidCondarc("/srv/secret/.condarc: channels", "expected text on one line"), 502),
+        (InvalidCredentialFile(Path("/srv/secret/auth.json"), "not JSON"), 502),
+        (JobEnded("train", JobStatus.COMPLETED), 409),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_whose_fault_it_is_is_told_by_the_status(error: MlenvError, status: int) -> None:
+    problem = _problem(error)
+    assert problem.status == status
+    assert ("Retry-After" in problem.headers) == (status == 503)
+    assert "WWW-Authenticate" not in problem.headers
+    assert "/srv/secret" not in json.dumps(_document(problem))
+
+
+def test_lines_that_are_no_conda_packages_are_told_one_by_one() -> None:
+    lines = [Requirement(f"num=>{at}", Origin("conda.yml", at)) for at in (5, 6)]
+    problem = _problem(ExceptionGroup("2 lines", [InvalidRequirement(each, "it is no version") for each in lines]))
+    assert problem.status == 422
+    assert [each["detail"] for each in _document(problem)["errors"]] == [
+        "conda.yml:5: num=>5: it is no version",
+        "conda.yml:6: num=>6: it is no version",
+    ]
 
 
 def test_a_problem_document_says_what_is_wrong_and_what_to_do() -> None:
