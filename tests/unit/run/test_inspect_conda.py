@@ -142,6 +142,34 @@ def test_links_as_other_tools_record_them(environment: Environment, recorded: st
     assert environment.kinds() == [("modified", "conda", "zlib", ("lib/libz.so",))]
 
 
+def test_no_link_is_followed_out_of_the_prefix_though_its_content_is_recorded(
+    environment: Environment, tmp_path: Path
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        [row] = [each for each in document["paths_data"]["paths"] if each["path_type"] == "softlink"]
+        row["sha256_in_prefix"] = hashlib.sha256(b"code").hexdigest()
+
+    environment.change(change)
+    (tmp_path / "outside").write_bytes(b"code")
+    environment.path("lib/libz.so").unlink()
+    (environment.prefix / "lib/libz.so").symlink_to(tmp_path / "outside")
+    assert environment.kinds() == [("modified", "conda", "zlib", ("lib/libz.so",))]
+
+
+def test_hashes_of_packages_count_where_none_are_of_the_prefix(environment: Environment) -> None:
+    def change(document: dict[str, Any]) -> None:
+        for row in document["paths_data"]["paths"]:
+            row.pop("sha256_in_prefix", None)
+        bytecode = {"_path": "lib/x.pyc", "path_type": "hardlink", "sha256": "0" * 64}
+        document["paths_data"]["paths"].append(bytecode)
+
+    environment.change(change)
+    assert environment.kinds() == [], "a text with a prefix in it, and bytecode, are nobody's promise"
+    environment.path("lib/libz.so.1.0").write_bytes(b"evil")
+    environment.path("share/where").write_text("elsewhere")
+    assert environment.kinds() == [("modified", "conda", "zlib", ("lib/libz.so.1.0",))]
+
+
 def test_nothing_but_regular_files_below_the_prefix_is_read(environment: Environment, tmp_path: Path) -> None:
     code = environment.path("lib/libz.so.1.0")
     code.unlink()
