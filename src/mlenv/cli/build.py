@@ -42,8 +42,8 @@ def _lock_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         type=Path,
         metavar="FILE",
-        help="write it here, too, as pylock.toml; `-` for stdout (pixi.lock, conda-lock.yml and *.txt are names of "
-        "locks with conda packages, which are not made yet)",
+        help="write it here, too, as pylock.toml; `-` for stdout; with conda packages, pixi.lock, conda-lock.yml and "
+        "*.txt are written as those tools read them",
     )
     parser.add_argument(
         "-f", "--file", type=Path, help="take this lock, which mlenv made of the same spec, instead of making one"
