@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from ruamel.yaml import YAML
@@ -11,16 +12,24 @@ from support.conda_packages import Package, make_package
 
 from mlenv.api.conda import parse_conda
 from mlenv.api.problems import Findings
+from mlenv.core.digest import Digest
+from mlenv.core.facts import BaseFacts
+from mlenv.core.image import Image
+from mlenv.core.locking import LockOptions
 from mlenv.core.match_spec import match_specs, parse_match_spec
-from mlenv.core.platform import Glibc, Platform, Target
-from mlenv.core.spec import CondaFile
+from mlenv.core.platform import Glibc, Platform
+from mlenv.core.spec import CondaFile, Spec
 from mlenv.resolve.conda_channels import ChannelTable, addresses
 from mlenv.resolve.conda_credentials import ChannelAccess
 from mlenv.resolve.conda_process import CondaProcess, Refused
-from mlenv.resolve.conda_request import make_plan, request_of
+from mlenv.resolve.conda_request import make_plan
 from mlenv.resolve.condarc import CondaSettings
+from mlenv.service.bases import Base
+from mlenv.service.conda_locking import conda_request
 
-_TARGET = Target(Platform("linux", "amd64"), "", Glibc(2, 36))
+_PLATFORM = Platform("linux", "amd64")
+_FACTS = BaseFacts(Digest("0" * 64), _PLATFORM, glibc=Glibc(2, 36), cuda="12.4")
+_BASE = Base(cast("Image", None), _FACTS)
 #: Where conda's own names lead, beside the alias.
 _DEFAULTS = "https://repo." + "anaconda" + ".com/pkgs"
 
@@ -68,7 +77,7 @@ def test_every_public_file_reaches_the_solver_as_conda_would_have_it(
         recorded: set[tuple[object, ...]] = set()
         for name, conda in files.items():
             table = ChannelTable(settings, process.alias)
-            plan = make_plan(request_of(conda, _TARGET, cuda="12.4"), table)
+            plan = make_plan(conda_request(Spec(conda=conda), _PLATFORM, _BASE, LockOptions()), table)
             access = ChannelAccess(table, {})
             urls = tuple(addresses(plan.channels))
 
@@ -124,7 +133,10 @@ def test_every_public_file_reaches_the_solver_as_conda_would_have_it(
 
 def test_the_solver_reads_every_spec_of_the_corpus(files: dict[str, CondaFile], process: CondaProcess) -> None:
     for name, conda in files.items():
-        plan = make_plan(request_of(conda, _TARGET), ChannelTable(CondaSettings(), process.alias))
+        plan = make_plan(
+            conda_request(Spec(conda=conda), _PLATFORM, None, LockOptions()),
+            ChannelTable(CondaSettings(), process.alias),
+        )
         spelled = process.ask("spell", specs=[each.text for each in plan.asked])["specs"]
         assert [each.rpartition("::")[2].split("[")[0].split(" ")[0] for each in spelled] == [
             each.spec.name for each in plan.asked
