@@ -252,11 +252,41 @@ def test_a_local_run_has_condas_python_and_everything_else(world: CondaWorld) ->
     assert os.path.samefile(source, f"{prefix}/share/teller/said.txt")
 
 
+def test_a_local_prefix_is_checked_clean_and_its_damage_is_found(world: CondaWorld, tmp_path: Path) -> None:
+    other = replace(world, home=tmp_path / "home")
+    other.ok("base", "import", "oci:conda-base", "--name", BASE)
+    other.ok("environment", "create", "-f", "both.yml")
+    prefix = Path(other.run("run", "both:1", "--", "python", "-c", _CODE).stdout.split()[0])
+    report = other.ok("check", "both:1", "--python", str(prefix / "bin" / "python"))
+    assert (report["drift"], report["locked"], report["matching"], report["findings"]) == (False, 7, 7, [])
+    module = prefix / f"lib/python{MINOR}/site-packages/toolbox/__init__.py"
+    module.parent.chmod(0o755)
+    module.unlink()
+    done = other.run("check", "both:1", "--python", str(prefix / "bin" / "python"))
+    found = [(each["manager"], each["kind"], each["name"]) for each in json.loads(done.stdout)["findings"]]
+    assert (done.returncode, found) == (1, [("conda", "modified", "toolbox")])
+
+
+def test_a_difference_tells_conda_from_pip(world: CondaWorld) -> None:
+    world.create("with-conda", *USUAL, "beta")
+    world.create("with-pip", *USUAL, pip=("beta==1.0",))
+    found = world.ok("diff", "with-conda", "with-pip")["packages"]
+    assert {(each["manager"], each["kind"], each["name"]) for each in found} == {
+        ("conda", "removed", "beta"),
+        ("pypi", "added", "beta"),
+    }
+
+
 def test_an_environment_needs_no_python(world: CondaWorld) -> None:
     made = world.create("bare-tools", "teller")
     assert locked(world, made).target.python == ""
     assert world.run("run", made, "--", "teller").stdout == "hello\n"
     assert world.ok("environment", "build", made)["image"].startswith("sha256:")
+    error = refused(world, "check", made)
+    assert (
+        error[0]
+        == "error: bare-tools:1 has conda packages and no Python, and only an interpreter can say what is installed"
+    )
 
 
 def test_another_python_is_refused(world: CondaWorld) -> None:

@@ -191,7 +191,7 @@ def interpreter(version: str = "3.11.2", *, subdir: str = "linux-64", **options:
     start = f"import os, sys; os.execv(sys.executable, ['{PLACEHOLDER}/bin/python{minor}', *sys.argv[1:]])"
     script = f'#!/bin/sh\nexec /usr/bin/python3 -ISc "{start}" "$@"\n'
     files: dict[str, bytes | File | Link] = {
-        "pyvenv.cfg": b"home = /usr/bin\n",
+        "pyvenv.cfg": b"home = /usr/bin\ninclude-system-site-packages = false\n",
         f"bin/python{minor}": File(script.encode(), 0o755, "text"),
         "bin/python": Link(f"python{minor}"),
         "bin/python3": Link(f"python{minor}"),

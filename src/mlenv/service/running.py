@@ -42,12 +42,6 @@ class OwnPython(InvalidInput):
     hint = "leave `--python` out; another Python is another version, with another `python` in the conda file"
 
 
-class NoPythonInside(InvalidInput):
-    """Something that a Python does was asked of a version that has none."""
-
-    hint = "ask conda for `python` in a new version"
-
-
 @dataclass(frozen=True, slots=True)
 class LocalEnvironment:
     """
@@ -211,12 +205,12 @@ class Running:
 
     def inspect_container(self, version: EnvironmentVersion, *, progress: Progress) -> "tuple[Inspection, Lock]":
         """What is installed in the version's image, as its own interpreter says, and the lock it was made from."""
+        from mlenv.core.check import require_python
         from mlenv.run.container import ContainerRun, run_arguments
         from mlenv.run.inspect import inspect_by
 
         engine, image, built = self._in_engine(version, DEFAULT_RUN, progress)
-        if built.lock.conda and not built.lock.target.python:
-            raise NoPythonInside(f"{version} has no Python that could look at what is installed")
+        require_python(built.lock, f"the image of {version}")
         run = ContainerRun(image, ("python", "-"), Path("/tmp"), network="none")
         with progress.step("Inspecting the image"):
             found = inspect_by(run_arguments(engine, run), what=f"the image of {version}")
