@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -33,6 +34,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CondaWorld]:
         made.ok("base", "import", "oci:conda-base", "--name", BASE)
         made.create("both", *USUAL, "beta", pip=("alpha",))
         yield made
+
+
+@pytest.fixture(scope="module")
+def prepared(world: CondaWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Stores to be copied: one in which `both` is created, and one in which it is locked, too."""
+    root = tmp_path_factory.mktemp("conda-stores")
+    made = replace(world, home=root / "created")
+    made.ok("base", "import", "oci:conda-base", "--name", BASE)
+    made.ok("environment", "create", "-f", "both.yml")
+    shutil.copytree(made.home, root / "locked")
+    replace(world, home=root / "locked").ok("environment", "lock", "both:1")
+    return {"created": root / "created", "locked": root / "locked"}
 
 
 def locked(world: CondaWorld, name: str) -> Lock:
@@ -252,10 +265,11 @@ def test_a_local_run_has_condas_python_and_everything_else(world: CondaWorld) ->
     assert os.path.samefile(source, f"{prefix}/share/teller/said.txt")
 
 
-def test_a_local_prefix_is_checked_clean_and_its_damage_is_found(world: CondaWorld, tmp_path: Path) -> None:
+def test_a_local_prefix_is_checked_clean_and_its_damage_is_found(
+    world: CondaWorld, prepared: dict[str, Path], tmp_path: Path
+) -> None:
     other = replace(world, home=tmp_path / "home")
-    other.ok("base", "import", "oci:conda-base", "--name", BASE)
-    other.ok("environment", "create", "-f", "both.yml")
+    shutil.copytree(prepared["locked"], other.home)
     prefix = Path(other.run("run", "both:1", "--", "python", "-c", _CODE).stdout.split()[0])
     report = other.ok("check", "both:1", "--python", str(prefix / "bin" / "python"))
     assert (report["drift"], report["locked"], report["matching"], report["findings"]) == (False, 7, 7, [])
@@ -362,24 +376,19 @@ HOSTILE: dict[str, tuple[Callable[[], Package], str]] = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.parametrize("command", ["build", "run"])
-def test_a_hostile_package_is_refused_and_nothing_of_it_stays(
-    world: CondaWorld, tmp_path: Path, kind: str, command: str
-) -> None:
+def test_a_hostile_package_is_refused_and_nothing_of_it_stays(world: CondaWorld, kind: str, command: str) -> None:
     make, why = HOSTILE[kind]
     package = make()
     world.channels.add("forge", package)
-    other = replace(world, home=tmp_path / "home")
-    other.ok("base", "import", "oci:conda-base", "--name", BASE)
-    made = other.create(f"evil-{kind}-{command}", package.name)
+    made = world.create(f"evil-{kind}-{command}", package.name)
     arguments = ("environment", "build", made) if command == "build" else ("run", made, "--", "true")
-    error = refused(other, *arguments)
+    error = refused(world, *arguments)
     assert error[0].startswith(f"error: {package.filename}: ")
     assert why in error[0]
     assert error[1].startswith("hint: do not install it")
-    assert not (other.home / "oci" / "blobs" / "sha256" / package.sha256).exists()
-    assert list((other.home / "cache" / "conda").glob("*-*")) == []
+    assert not (world.home / "oci" / "blobs" / "sha256" / package.sha256).exists()
+    assert list((world.home / "cache" / "conda").glob(f"{package.sha256}-*")) == []
     assert not Path("/tmp/mlenv-evil").exists()
-    other.verify()
 
 
 def test_other_bytes_than_locked_are_never_stored(world: CondaWorld) -> None:
@@ -413,11 +422,10 @@ def test_other_bytes_than_locked_are_never_stored(world: CondaWorld) -> None:
     ],
 )
 def test_a_killed_command_leaves_a_whole_store_and_can_be_repeated(
-    world: CondaWorld, tmp_path: Path, command: str, fault: str
+    world: CondaWorld, prepared: dict[str, Path], tmp_path: Path, command: str, fault: str
 ) -> None:
     other = replace(world, home=tmp_path / "home")
-    other.ok("base", "import", "oci:conda-base", "--name", BASE)
-    other.ok("environment", "create", "-f", "both.yml")
+    shutil.copytree(prepared["created" if command == "lock" else "locked"], other.home)
     arguments = (
         ("run", "both:1", "--", "python", "-c", _CODE) if command == "run" else ("environment", command, "both:1")
     )
@@ -429,10 +437,9 @@ def test_a_killed_command_leaves_a_whole_store_and_can_be_repeated(
     assert [each.name for place in ("prefixes", "cache/conda") for each in (other.home / place).glob(".staging*")] == []
 
 
-def test_four_processes_build_and_run_at_once(world: CondaWorld, tmp_path: Path) -> None:
+def test_four_processes_build_and_run_at_once(world: CondaWorld, prepared: dict[str, Path], tmp_path: Path) -> None:
     other = replace(world, home=tmp_path / "home")
-    other.ok("base", "import", "oci:conda-base", "--name", BASE)
-    other.ok("environment", "create", "-f", "both.yml")
+    shutil.copytree(prepared["created"], other.home)
     commands = [("environment", "build", "both:1"), ("run", "both:1", "--", "python", "-c", _CODE)] * 2
     processes: list[subprocess.Popen[str]] = [other.start(*each) for each in commands]
     ended = [(each.communicate(), each.returncode) for each in processes]
