@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from mlenv.build.interface import Blobs
 from mlenv.core.lock import Artifact, LockedPackage
@@ -9,8 +10,10 @@ from mlenv.core.progress import Progress, Step
 from mlenv.core.spec import Sources
 from mlenv.core.wheel import InvalidWheel
 from mlenv.errors import MlenvError, NotFound
-from mlenv.resolve.interface import Fetcher
 from mlenv.threads import in_threads
+
+if TYPE_CHECKING:
+    from mlenv.resolve.interface import Fetcher
 
 #: Downloads under way at once.
 _PARALLEL = 8
@@ -29,7 +32,7 @@ class ArtifactLost(NotFound):
 class Artifacts:
     """Brings the wheels of a lock into the store."""
 
-    def __init__(self, blobs: Blobs, fetcher: Callable[[], Fetcher]) -> None:
+    def __init__(self, blobs: Blobs, fetcher: "Callable[[], Fetcher]") -> None:
         self._blobs = blobs
         self._fetcher = fetcher
 
