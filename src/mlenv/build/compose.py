@@ -1,17 +1,17 @@
 """An image from a base, package layers, and one small layer that makes them a virtual environment (PEP 405)."""
 
 import posixpath
-import tarfile
 from collections.abc import Sequence
 from typing import Final
 
 from mlenv.build.assemble import store_image
 from mlenv.build.compression import open_stream
 from mlenv.build.interface import Blobs
+from mlenv.build.tarball import END, directory_header, file_header, link_header, padding
 from mlenv.build.validate import InvalidImage, environment_of
 from mlenv.core.facts import Interpreter
 from mlenv.core.image import Image
-from mlenv.core.layer import MTIME, Compression, Layer, LayerRecipe
+from mlenv.core.layer import Compression, Layer, LayerRecipe
 from mlenv.core.lock import LOCK_NAME, Lock
 from mlenv.core.spec import Spec
 
@@ -65,13 +65,10 @@ def environment_layer(lock: Lock, interpreter: Interpreter, recipe: LayerRecipe,
         f"{prefix}/lib64": "lib",
     }
     site_packages = f"{prefix}/lib/python{minor}/site-packages"
-    entries = {path: _entry(path, tarfile.DIRTYPE, 0o755) for path in _parents([*files, *links, f"{site_packages}/."])}
-    for path, text in files.items():
-        entries[path] = _entry(path, tarfile.REGTYPE, 0o644, size=len(text.encode()))
-    for path, target in links.items():
-        entries[path] = _entry(path, tarfile.SYMTYPE, 0o777, link=target)
-    tar = b"".join(_bytes(entries[path], files.get(path, "")) for path in sorted(entries)) + bytes(1024)
-    return _store(tar, recipe.compression, blobs)
+    entries = {path: directory_header(path) for path in _parents([*files, *links, f"{site_packages}/."])}
+    entries |= {path: _file(path, text.encode()) for path, text in files.items()}
+    entries |= {path: link_header(path, target, hard=False) for path, target in links.items()}
+    return _store(b"".join(entries[path] for path in sorted(entries)) + END, recipe.compression, blobs)
 
 
 def compose_image(
@@ -141,15 +138,8 @@ def _parents(paths: Sequence[str]) -> set[str]:
     return found
 
 
-def _entry(path: str, kind: bytes, mode: int, *, size: int = 0, link: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(path)
-    info.type, info.mode, info.size, info.linkname, info.mtime = kind, mode, size, link, MTIME
-    return info
-
-
-def _bytes(info: tarfile.TarInfo, text: str) -> bytes:
-    content = text.encode()
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict") + content + bytes(-len(content) % 512)
+def _file(path: str, content: bytes) -> bytes:
+    return file_header(path, len(content), executable=False) + content + padding(len(content))
 
 
 def _store(tar: bytes, compression: Compression, blobs: Blobs) -> Layer:

@@ -11,7 +11,7 @@ from mlenv.core.layer import MTIME, Compression, grouped
 from mlenv.core.spec import canonical_json
 
 #: Changes whenever the bytes of a layer could.
-CONDA_RECIPE: Final = 1
+CONDA_RECIPE: Final = 2
 #: Packages of at least this many bytes have a layer of their own. They are packed tighter than wheels: less is heavy.
 CONDA_HEAVY: Final = 1_000_000
 #: If more packages than this are heavy, they share as many buckets. NOTE: the wheels on top may be 73 layers, and the

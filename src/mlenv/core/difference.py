@@ -1,6 +1,5 @@
 """The difference between two specs, in lines that a person reads."""
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -56,6 +55,8 @@ def difference(old: Spec, new: Spec) -> list[str]:
 
 
 def _unified(old: Sequence[str], new: Sequence[str]) -> Iterable[str]:
+    import difflib
+
     for line in difflib.unified_diff(old, new, n=_CONTEXT, lineterm=""):
         if line.startswith(("--- ", "+++ ")) and line[4:] == "":
             continue

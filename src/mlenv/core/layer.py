@@ -11,7 +11,7 @@ from mlenv.core.lock import Artifact, Lock, LockedPackage
 from mlenv.core.spec import canonical_json
 
 #: Changes whenever the bytes of a layer could, so that layers made by an older recipe are not taken for new ones.
-RECIPE: Final = 1
+RECIPE: Final = 2
 #: Where the environment lives in every image.
 PREFIX: Final = "/opt/env"
 #: The time stamp of every file: 2020-01-01T00:00:00Z, in seconds. Not 0, which zip and some tools can't hold.

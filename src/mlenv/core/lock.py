@@ -257,6 +257,13 @@ class Lock:
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise InvalidLock(f"a lock without what mlenv needs: {error!r}") from error
 
+    @classmethod
+    def kept(cls, text: str) -> Self:
+        """Read what `to_pylock` wrote and the store kept, checked: its text is not made again. Raises as `from_pylock`."""
+        lock = cls.from_pylock(text)
+        lock.__dict__["_text"] = text
+        return lock
+
 
 def _marker(target: Target) -> str:
     system = {"linux": "linux", "darwin": "darwin", "windows": "win32"}[target.platform.os]

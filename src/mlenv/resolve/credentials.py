@@ -1,9 +1,7 @@
 """Who we are to an index: environment variables, netrc and keyring, as uv looks there."""
 
-import netrc
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -59,6 +57,8 @@ def credentials_for(url: str, sources: Sources, variables: Mapping[str, str]) ->
 
 
 def _from_netrc(url: str) -> tuple[str, str] | None:
+    import netrc
+
     place = os.environ.get("NETRC")
     paths = [Path(place)] if place else [Path.home() / ".netrc", Path.home() / "_netrc"]
     for path in paths:
@@ -78,6 +78,8 @@ def find_keyring() -> str | None:
 
 def _from_keyring(url: str, user: str | None) -> tuple[str, str] | None:
     """Ask as uv does: for the index, then for its host; `--mode creds` where the user's name is to be told as well."""
+    import subprocess
+
     command = find_keyring()
     if command is None:
         return None

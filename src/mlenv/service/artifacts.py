@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from mlenv.build.interface import Blobs
 from mlenv.core.layer import Sized
@@ -10,8 +11,10 @@ from mlenv.core.progress import Progress, Step
 from mlenv.core.spec import Sources
 from mlenv.core.wheel_archive import InvalidPackage
 from mlenv.errors import MlenvError, NotFound
-from mlenv.resolve.interface import Fetcher
 from mlenv.threads import in_threads
+
+if TYPE_CHECKING:
+    from mlenv.resolve.interface import Fetcher
 
 #: Downloads under way at once.
 _PARALLEL = 8
@@ -37,7 +40,7 @@ class Artifacts:
         channels: Brings conda packages from channels.
     """
 
-    def __init__(self, blobs: Blobs, fetcher: Callable[[], Fetcher], channels: Callable[[], Fetcher]) -> None:
+    def __init__(self, blobs: Blobs, fetcher: "Callable[[], Fetcher]", channels: "Callable[[], Fetcher]") -> None:
         self._blobs = blobs
         self._fetcher = fetcher
         self._channels = channels

@@ -20,7 +20,9 @@ class RegistryLayers:
 
     def put(self, key: Digest, layer: Layer) -> None:
         """Remember a layer whose blob is stored. The first one stays, as long as its blob does."""
-        if self.get(key) is None:
+        if (kept := self._registry.layer(key)) is not None:
+            if self._blobs.has(kept.digest):
+                return
             self._registry.remove_layer(key)
         self._registry.add_layer(key, layer)
 

@@ -193,7 +193,7 @@ class Locking:
         return self._contexts().lock(version, platform, options.arguments or (), progress=progress)
 
     def _read(self, digest: Digest) -> Lock:
-        return Lock.from_pylock(self._blobs.read(digest).decode())
+        return Lock.kept(self._blobs.read(digest).decode())
 
     def _base_of(self, spec: Spec, platform: Platform, progress: Progress) -> "Base | None":
         if spec.image is None or platform.os != "linux":

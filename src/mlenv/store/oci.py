@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -167,7 +166,7 @@ class OciLayout:
     @contextmanager
     def writer(self, algorithm: str = SHA256) -> Iterator[FileWriter]:
         """Write a blob whose digest is not known yet. What is not committed is gone when the context ends."""
-        path = self.sessions.directory() / secrets.token_hex(8)
+        path = self.sessions.directory() / os.urandom(8).hex()
         writer = FileWriter(self, path, path.open("xb", buffering=_CHUNK), algorithm)
         try:
             yield writer
@@ -240,7 +239,7 @@ class OciLayout:
 
     def _replace(self, name: str, data: bytes) -> None:
         """Write a file so that a reader, or a crash, sees the old content or the new."""
-        temporary = self.sessions.directory() / f"{name}.{secrets.token_hex(8)}"
+        temporary = self.sessions.directory() / f"{name}.{os.urandom(8).hex()}"
         try:
             with temporary.open("xb") as file:
                 file.write(data)

@@ -1,12 +1,11 @@
 """Opens a store, and brings its tables up to date first if need be."""
 
 import os
-import sqlite3
 from pathlib import Path
 from typing import Final
 
 from mlenv.store.database import StoreNewer, unusable
-from mlenv.store.sqlite import SqliteDatabase, connect, refuse
+from mlenv.store.sqlite import SqliteDatabase
 
 #: The newest migration. A store that has it is opened without Alembic, whose import is slow.
 HEAD: Final = "0003"
@@ -21,30 +20,24 @@ def open_sqlite(path: Path) -> SqliteDatabase:
         StoreDamaged: It is no SQLite database.
         StoreUnusable: It can't be opened or made.
     """
-    found = schema_of(path)
+    database = SqliteDatabase(path)
+    found = database.schema() if path.exists() else None
     if found != HEAD:
+        database.close()
         _check_known(found, path)
         _migrate(path)
-    return SqliteDatabase(path)
+    return database
 
 
 def schema_of(path: Path) -> str | None:
     """The newest migration that a database has, or None for one without tables, or without a file."""
     if not path.exists():
         return None
+    database = SqliteDatabase(path)
     try:
-        connection = connect(path)
-        try:
-            rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
-            return None
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        refuse(error, path)
-    return str(rows[0][0]) if rows else None
+        return database.schema()
+    finally:
+        database.close()
 
 
 def _check_known(found: str | None, path: Path) -> None:

@@ -6,7 +6,6 @@ live one is writing. Whoever starts a session removes what dead ones have left.
 """
 
 import os
-import secrets
 import shutil
 import threading
 import time
@@ -43,7 +42,7 @@ class Sessions:
         with self._guard:
             if self._own is None or self._own[0] != os.getpid():
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-                name = secrets.token_hex(8)
+                name = os.urandom(8).hex()
                 with self._locked():
                     lock = FileLock(self._root / f"{name}.lock")
                     lock.acquire()

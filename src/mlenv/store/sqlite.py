@@ -91,6 +91,17 @@ class SqliteDatabase:
         with self._connection() as connection:
             connection.execute("SELECT 1 FROM alembic_version")
 
+    def schema(self) -> str | None:
+        """The newest migration that it has, or None if it has no tables."""
+        with self._connection() as connection:
+            try:
+                rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                return None
+        return str(rows[0][0]) if rows else None
+
     def check(self) -> list[str]:
         """Every page and index, and every row that another must have (sqlite.org/pragma.html)."""
         try:

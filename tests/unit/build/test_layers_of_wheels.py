@@ -23,7 +23,7 @@ from mlenv.core.wheel import InvalidWheel
 
 _SITE = "opt/env/lib/python3.11/site-packages"
 _DIFF_ID = "49284e38a4d13936c768d072858d2ee8887c3e1ae95820904cf99a0f466b6f17"
-_ZSTD = "99736a3289edcd9ad5fd6eb880bf46c6f0bfbe9bc0a25c684c01f258b5b99b78"
+_ZSTD = "a556e7154d364c610ca008d59382497bf63e09bc342dac82f0d93270e4ef59f9"
 _GZIP = "fa33a90727fb979fc5915f82cd476e985c97928c80802704640914e55a24dd5d"
 _NOISE = random.Random(1).randbytes(2_500_000)
 
