@@ -5,6 +5,7 @@ import signal
 import sys
 
 from benchmarks import build, conda, queued, registry, server, start
+from benchmarks.serving import NotEmpty
 
 
 def main() -> None:
@@ -26,7 +27,10 @@ def main() -> None:
     # Whoever stops a benchmark wants its servers, mounts and gigabytes gone, too.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except NotEmpty as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

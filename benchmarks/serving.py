@@ -1,6 +1,7 @@
 """A server to be measured, in processes of its own."""
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -21,6 +22,13 @@ class Served:
     token: str
 
 
+class NotEmpty(RuntimeError):
+    """A server that is to be measured has found rows in its database, and made no administrator."""
+
+    def __init__(self) -> None:
+        super().__init__("the database is not empty; give a new one, made with `createdb`")
+
+
 @contextmanager
 def serving(home: Path, *flags: str, database: str | None = None) -> Iterator[Served]:
     """
@@ -29,6 +37,9 @@ def serving(home: Path, *flags: str, database: str | None = None) -> Iterator[Se
     Args:
         flags: More of `mlenv server start`.
         database: An empty PostgreSQL database; None for SQLite.
+
+    Raises:
+        NotEmpty: Somebody has used the database before.
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
     environment |= {"MLENV_HOME": str(home)} | ({"MLENV_DATABASE": database} if database else {})
@@ -37,12 +48,21 @@ def serving(home: Path, *flags: str, database: str | None = None) -> Iterator[Se
     with log.open("wb") as err:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=err)
         try:
-            assert process.stdout is not None
-            token = process.stdout.readline().decode().strip()
-            yield Served(_address(process, log), token)
+            url = _address(process, log)
+            yield Served(url, _token(process))
         finally:
             process.terminate()
             process.wait(_TIMEOUT)
+
+
+def _token(process: "subprocess.Popen[bytes]") -> str:
+    """What a server that serves has written to its standard output. Raises `NotEmpty`."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], 0)
+    token = process.stdout.readline().decode().strip() if ready else ""
+    if not token:
+        raise NotEmpty
+    return token
 
 
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:

@@ -18,6 +18,9 @@ import pytest
 from support.postgres import new_cluster, remove_cluster
 from support.server import Server, run_server, wait_until
 
+from mlenv.service.tokens import Tokens
+from mlenv.wiring.hosted import Hosted
+
 _TOKEN = re.compile(r"mlenv_[A-Za-z0-9_-]{20,}")
 
 
@@ -259,6 +262,31 @@ def _connect(server: Server) -> ssl.SSLSocket:
 
 
 # What can't start.
+
+
+def test_its_event_loop_can_send_files_where_uvloop_is_installed_as_well(tmp_path: Path) -> None:
+    # uvicorn takes uvloop where it can be imported, unless it is told not to: this one can't be taken without harm.
+    uvloop = tmp_path / "packages" / "uvloop.py"
+    uvloop.parent.mkdir()
+    uvloop.write_text("raise SystemExit('uvloop was taken, which sends no files')\n")
+    with run_server(tmp_path, environment={"PYTHONPATH": str(uvloop.parent)}) as made, made.client() as client:
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_benchmark_says_so_when_its_database_is_not_empty(tmp_path: Path, postgres_url: str) -> None:
+    with Hosted(tmp_path / "home", postgres_url) as hosted:
+        assert Tokens(hosted.site).bootstrap()
+    small = ("--environments", "1", "--small", "10", "--seconds", "1", "--processes", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "server", *small, "--database", postgres_url],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: the database is not empty")
 
 
 def test_a_port_in_use_is_one_clear_error(server: Server, tmp_path: Path) -> None:

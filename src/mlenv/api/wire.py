@@ -3,7 +3,8 @@ Environments, versions, labels and specs as JSON, on the way between server and 
 
 For each value there is a model, which checks what comes in and is the schema of the OpenAPI document; a function
 `…_document`, which writes a value of the core as plain data; and `to_core` of the model, which gives it back. Nothing is
-lost either way. What goes out is not checked again: `encode` writes plain data once.
+lost either way. What goes out is not checked again: `encode` writes plain data once. Versions have `version_text` instead:
+their specs are stored as they are sent, and not read in between.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from mlenv.api.wire_spec import SpecBody
 from mlenv.core.environment import Definition, Environment, EnvironmentVersion, LabelChange
 from mlenv.core.redact import redact
 from mlenv.core.reference import EnvironmentName, LabelName, VersionName, parse_label, parse_name, parse_version
+from mlenv.core.spec import WrittenSpec
 from mlenv.errors import InvalidInput
 
 T = TypeVar("T")
@@ -36,6 +38,10 @@ Tags = Annotated[
 ]
 Details = Annotated[dict[Annotated[str, Field(max_length=TAG_NAME_LIMIT)], JsonValue], Field(max_length=TAG_LIMIT)]
 DescriptionText = Annotated[str, Field(max_length=TEXT_LIMIT)]
+
+
+#: What follows a version in the answer to its creation.
+_NEW: Final = b',"new":'
 
 
 class InvalidBody(InvalidInput):
@@ -174,7 +180,7 @@ class VersionAnswer(Answer):
         return EnvironmentVersion(
             EnvironmentName(self.name),
             VersionName(self.version),
-            self.spec.unchecked(),
+            WrittenSpec.of(self.spec.unchecked()),
             self.description,
             self.tags,
             self.archived,
@@ -267,13 +273,12 @@ def definition_document(definition: Definition) -> dict[str, Any]:
     }
 
 
-def version_document(version: EnvironmentVersion) -> dict[str, Any]:
+def version_text(version: EnvironmentVersion) -> bytes:
     """One version."""
-    return {
+    document = {
         "name": version.name,
         "version": version.version,
-        "digest": str(version.spec.digest),
-        "spec": version.spec.to_dict(),
+        "digest": str(version.written.digest),
         "description": version.description,
         "tags": dict(version.tags),
         "details": dict(version.details),
@@ -281,6 +286,22 @@ def version_document(version: EnvironmentVersion) -> dict[str, Any]:
         "created_at": version.created_at,
         "modified_at": version.modified_at,
     }
+    return encode(document)[:-1] + b',"spec":' + version.written.document.encode() + b"}"
+
+
+def versions_text(versions: Iterable[EnvironmentVersion], next: str | None) -> bytes:
+    """One page of versions."""
+    return b'{"value":[' + b",".join(map(version_text, versions)) + b'],"next":' + encode(next) + b"}"
+
+
+def created_text(version: EnvironmentVersion, new: bool) -> bytes:
+    """A version, and whether it is new."""
+    return version_text(version)[:-1] + _NEW + encode(new) + b"}"
+
+
+def version_of_created(text: bytes) -> bytes:
+    """The version in what `created_text` gave."""
+    return text.rpartition(_NEW)[0] + b"}"
 
 
 def environment_document(environment: Environment) -> dict[str, Any]:
@@ -294,6 +315,11 @@ def environment_document(environment: Environment) -> dict[str, Any]:
         "created_at": environment.created_at,
         "modified_at": environment.modified_at,
     }
+
+
+def environment_text(environment: Environment) -> bytes:
+    """One environment, written."""
+    return encode(environment_document(environment))
 
 
 def label_document(label: LabelName, history: Iterable[LabelChange]) -> dict[str, Any]:

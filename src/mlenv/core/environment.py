@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from mlenv.core.reference import EnvironmentName, LabelName, VersionName
-from mlenv.core.spec import Spec
+from mlenv.core.spec import Spec, WrittenSpec
 
 
 class View(StrEnum):
@@ -49,6 +49,7 @@ class EnvironmentVersion:
     One immutable spec under a name. Only description, tags, details and archived ever change.
 
     Attributes:
+        written: The spec, as it is stored.
         archived: This version is hidden from lists by itself, or its environment is archived. Still usable.
         created_at, modified_at: UTC.
         details: As in `Definition`.
@@ -56,13 +57,18 @@ class EnvironmentVersion:
 
     name: EnvironmentName
     version: VersionName
-    spec: Spec
+    written: WrittenSpec
     description: str | None
     tags: Mapping[str, str]
     archived: bool
     created_at: datetime
     modified_at: datetime
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> Spec:
+        """The spec."""
+        return self.written.read()
 
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"

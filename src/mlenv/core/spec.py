@@ -237,6 +237,35 @@ class Spec:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenSpec:
+    """
+    A spec as it is stored, and sent: most of those that a list has are passed on, and never read.
+
+    Attributes:
+        document: `to_dict` as canonical JSON.
+        digest: The spec's. Two that have the same are equal.
+    """
+
+    document: str = field(compare=False)
+    digest: Digest
+
+    @classmethod
+    def of(cls, spec: Spec) -> Self:
+        """A spec, written."""
+        return cls(canonical_json(spec.to_dict()), spec.digest)
+
+    def read(self) -> Spec:
+        """The spec."""
+        return _read(self.document)
+
+
+@lru_cache(maxsize=64)
+def _read(document: str) -> Spec:
+    """It is asked for several times while a version is built."""
+    return Spec.from_dict(json.loads(document))
+
+
 @lru_cache(maxsize=64)
 def _digest(spec: Spec) -> Digest:
     """It is asked for several times while a version is registered."""

@@ -1,10 +1,11 @@
-"""The application: every route of every dialect, behind the same middlewares."""
+"""The application: every route of every dialect, behind the same middlewares, and nothing else."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.responses import JSONResponse, Response
 
 from mlenv.server import azure, health, routes
@@ -52,12 +53,14 @@ def create_app(
     for name, value in known.items():
         setattr(app.state, name, value)
     app.state.readiness = Readiness(dict(checks or {}))
-    problems.install(app)
     _include(app, metrics is not None)
-    # The one that is added last is the outermost.
-    app.add_middleware(Distribution, site=site, public_url=settings.public_url, sweep=sweep_uploads or (lambda: None))
-    app.add_middleware(
-        Bodies,
+    # The framework's own middlewares are left out. They catch errors, as `Surroundings` does, and keep what its routes open.
+    within = AsyncExitStackMiddleware(app.router)
+    distribution = Distribution(
+        within, site=site, public_url=settings.public_url, sweep=sweep_uploads or (lambda: None)
+    )
+    bodies = Bodies(
+        distribution,
         problems=problems,
         max_body=settings.max_body,
         max_upload=settings.max_upload,
@@ -65,15 +68,13 @@ def create_app(
         rate=settings.body_rate,
         upload_rate=settings.upload_rate / settings.process_count,
     )
-    app.add_middleware(
-        Surroundings,
+    app.middleware_stack = Surroundings(
+        bodies,
         problems=problems,
         max_headers=settings.max_headers,
         observer=metrics,
         access_log=settings.access_log,
     )
-    # Now, and not with the first request: a fault in it is to stop the server from starting.
-    app.middleware_stack = app.build_middleware_stack()
     return app
 
 

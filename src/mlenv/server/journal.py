@@ -15,6 +15,8 @@ _USUAL: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctim
 #: Talk of libraries that says nothing to whoever runs a server.
 _QUIET: Final = ("alembic", "asyncio", "dbos", "httpx", "uvicorn.access", "uvicorn.asgi")
 
+_encode: Final = json.JSONEncoder(default=str).encode
+
 
 def set_up(form: Literal["auto", "text", "json"], level: str) -> None:
     """Let this process log to its standard error."""
@@ -44,7 +46,7 @@ class _Json(logging.Formatter):
         fields |= _extra(record)
         if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = _clean("".join(traceback.format_exception(*record.exc_info)))
-        return json.dumps(fields, default=str)
+        return _encode(fields)
 
 
 class _Text(logging.Formatter):

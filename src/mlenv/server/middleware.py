@@ -1,5 +1,5 @@
 """
-What every request passes, outermost first: its id, its record in log and metrics, its headers, and the last net.
+What every request passes, outermost first: its id, its record in log and metrics, its headers, and the answer to what went wrong.
 
 Written against ASGI itself (asgi.readthedocs.io): a middleware of a framework would cost more than most requests do.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from starlette.requests import ClientDisconnect
 
-from mlenv.server.problems import Problem, Problems, problem_of
+from mlenv.server.problems import Problem, Problems
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -49,7 +49,7 @@ class Observer(Protocol):
 
 class Surroundings:
     """
-    Gives a request its id, catches what nothing else caught, adds headers, and records what was answered.
+    Gives a request its id, answers what was raised, adds headers, and records what was answered.
 
     Args:
         max_headers: The largest head that is let pass, in bytes.
@@ -99,17 +99,9 @@ class Surroundings:
                 _log.error("an answer broke off", exc_info=error)
                 status = 500
                 raise
-            await self._last_net(scope, receive, answer, error)
+            await self._problems.answer(scope, error)(scope, receive, answer)
         finally:
             self._record(scope, status or _GONE, time.perf_counter() - begun)
-
-    async def _last_net(self, scope: Scope, receive: Receive, answer: Send, error: Exception) -> None:
-        problem = problem_of(error)
-        if problem is None:
-            response = self._problems.unexpected(scope, error)
-        else:
-            response = self._problems.respond(scope, problem)
-        await response(scope, receive, answer)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "-")

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from mlenv.api.wire_problems import error_members
@@ -284,19 +282,10 @@ class Problems:
         request = scope.get("state", {}).get("request_id", "")
         return writer(replace(problem, request=request))
 
-    def unexpected(self, scope: Mapping[str, Any], error: BaseException) -> Response:
-        """The answer to what was not raised on purpose, which is logged."""
-        request = scope.get("state", {}).get("request_id", "")
-        _log.error("a request failed unexpectedly", exc_info=error, extra={"request": request})
-        return self.respond(scope, Problem(500, "InternalError", f"something went wrong inside; request {request}"))
-
-    def install(self, app: FastAPI) -> None:
-        """Let an application answer errors this way."""
-        for kind in (MlenvError, HTTPException, RequestValidationError, ExceptionGroup, OSError):
-            app.add_exception_handler(kind, self._handle)
-
-    async def _handle(self, request: Request, error: Exception) -> Response:
-        problem = problem_of(error)
-        if problem is None:
-            return self.unexpected(request.scope, error)
-        return self.respond(request.scope, problem)
+    def answer(self, scope: Mapping[str, Any], error: BaseException) -> Response:
+        """The answer to an error. One that was not raised on purpose is logged."""
+        if (problem := problem_of(error)) is None:
+            request = scope.get("state", {}).get("request_id", "")
+            _log.error("a request failed unexpectedly", exc_info=error, extra={"request": request})
+            problem = Problem(500, "InternalError", f"something went wrong inside; request {request}")
+        return self.respond(scope, problem)

@@ -23,6 +23,7 @@ from mlenv.core.refusals import (
     VersionConflict,
     VersionNotFound,
 )
+from mlenv.core.spec import WrittenSpec
 from mlenv.core.versions import FIRST_VERSION, next_after
 
 _Method = TypeVar("_Method", bound=Any)
@@ -74,7 +75,7 @@ class MemoryRegistry:
         entry = self._entries.get(definition.name) or _Entry(now, now)
         wanted = definition.version or next(reversed(entry.versions), None)
         stored = entry.versions.get(wanted) if wanted else None
-        if stored and stored.spec.digest == definition.spec.digest:
+        if stored and stored.written.digest == definition.spec.digest:
             return self._again(entry, stored, definition, now), False
         if stored and definition.version is not None:
             raise VersionConflict(stored.name, stored.version, stored=stored.spec, given=definition.spec)
@@ -83,7 +84,7 @@ class MemoryRegistry:
         made = EnvironmentVersion(
             name=definition.name,
             version=version,
-            spec=definition.spec,
+            written=WrittenSpec.of(definition.spec),
             description=definition.description,
             tags=dict(definition.tags),
             archived=False,

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from mlenv.core.digest import Digest
 from mlenv.core.environment import Environment, EnvironmentVersion
 from mlenv.core.reference import EnvironmentName, LabelName, VersionName
-from mlenv.core.spec import Spec, canonical_json
+from mlenv.core.spec import WrittenSpec, canonical_json
 from mlenv.store.database import Row
 
 
@@ -23,21 +24,24 @@ def to_time(text: str) -> datetime:
 
 def to_environments(page: Iterable[Row]) -> list[Environment]:
     """Environments by name, from their rows: each has a row for each of its labels, or one without."""
-    found: dict[str, list[Row]] = {}
-    for row in page:
-        found.setdefault(row["name"], []).append(row)
-    return [_to_environment(found[name]) for name in sorted(found)]
+    found: dict[str, Environment] = {}
+    labels: dict[LabelName, VersionName] = {}
+    for row in sorted(page, key=lambda each: (each["name"], each["label"] or "")):
+        if (name := row["name"]) not in found:
+            labels = {}
+            found[name] = _to_environment(row, labels)
+        if row["label"] is not None:
+            labels[row["label"]] = row["label_version"]
+    return list(found.values())
 
 
-def _to_environment(its: list[Row]) -> Environment:
-    row = its[0]
-    latest, labels = row["latest_version"], {each["label"]: each["label_version"] for each in its if each["label"]}
+def _to_environment(row: Row, labels: Mapping[LabelName, VersionName]) -> Environment:
     return Environment(
-        name=EnvironmentName(row["name"]),
-        latest_version=VersionName(latest) if latest is not None else None,
-        next_version=VersionName(row["next_version"]),
+        name=row["name"],
+        latest_version=row["latest_version"],
+        next_version=row["next_version"],
         archived=bool(row["archived"]),
-        labels={LabelName(label): VersionName(labels[label]) for label in sorted(labels)},
+        labels=labels,
         created_at=to_time(row["created_at"]),
         modified_at=to_time(row["modified_at"]),
     )
@@ -48,7 +52,7 @@ def to_version(row: Row, *, archived: bool) -> EnvironmentVersion:
     return EnvironmentVersion(
         name=EnvironmentName(row["name"]),
         version=VersionName(row["version"]),
-        spec=Spec.from_dict(json.loads(row["document"])),
+        written=WrittenSpec(row["document"], Digest.parse(row["spec_digest"])),
         description=row["description"],
         tags=json.loads(row["tags"]),
         archived=archived or bool(row["archived"]),

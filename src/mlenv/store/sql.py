@@ -16,7 +16,7 @@ from mlenv.core.refusals import (
     VersionConflict,
     VersionNotFound,
 )
-from mlenv.core.spec import Spec, canonical_json
+from mlenv.core.spec import WrittenSpec
 from mlenv.core.versions import FIRST_VERSION, next_after
 from mlenv.faults import reach
 from mlenv.store import rows
@@ -66,7 +66,9 @@ class SqlRegistry(SqlWhole):
     def add_version(self, definition: Definition, *, now: datetime) -> tuple[EnvironmentVersion, bool]:
         """Register a definition; see `service.interface.Registry`."""
         self._check_author()
-        answer = self._database.write(lambda run: self._add(run, definition, now))
+        # Before the transaction, so that nobody waits for it meanwhile.
+        written = WrittenSpec.of(definition.spec)
+        answer = self._database.write(lambda run: self._add(run, definition, written, now))
         reach("version.committed")
         return answer
 
@@ -198,8 +200,10 @@ class SqlRegistry(SqlWhole):
 
     # Steps of the transactions above.
 
-    def _add(self, run: Run, definition: Definition, now: datetime) -> tuple[EnvironmentVersion, bool]:
-        name, digest = definition.name, str(definition.spec.digest)
+    def _add(
+        self, run: Run, definition: Definition, written: WrittenSpec, now: datetime
+    ) -> tuple[EnvironmentVersion, bool]:
+        name = definition.name
         found = run("environment_to_change", workspace=self._workspace, name=name)
         environment = found[0] if found else self._new_environment(run, name, now)
         # The same content may be stored as the version that was asked for, or as the latest. The next is likely free.
@@ -208,14 +212,14 @@ class SqlRegistry(SqlWhole):
         found = run("stored_and_next", **key, stored=wanted, next=free) if wanted else []
         stored = [row for row in found if row["version"] == wanted]
         taken = any(row["version"] == free for row in found)
-        if stored and stored[0]["spec_digest"] == digest:
+        if stored and stored[0]["spec_digest"] == str(written.digest):
             return self._again(run, environment, stored[0], definition, now), False
         if stored and definition.version is not None:
-            spec = Spec.from_dict(json.loads(stored[0]["document"]))
-            raise VersionConflict(name, definition.version, stored=spec, given=definition.spec)
+            known = rows.to_version(stored[0], archived=False)
+            raise VersionConflict(name, definition.version, stored=known.spec, given=definition.spec)
         version = definition.version or (self._free_version(run, environment) if taken else free)
         revived = bool(environment["archived"])
-        row = self._insert_version(run, environment, version, definition, now)
+        row = self._insert_version(run, environment, version, definition, written, now)
         if revived:
             self._audit_environment(run, name, False, now)
         self._audit(run, "version.create", f"{name}:{version}", None, _state(row), now)
@@ -245,11 +249,16 @@ class SqlRegistry(SqlWhole):
         return version
 
     def _insert_version(
-        self, run: Run, environment: Row, version: VersionName, definition: Definition, now: datetime
+        self,
+        run: Run,
+        environment: Row,
+        version: VersionName,
+        definition: Definition,
+        written: WrittenSpec,
+        now: datetime,
     ) -> Row:
-        document = canonical_json(definition.spec.to_dict())
-        spec = {"workspace": self._workspace, "document_digest": str(Digest.of(document.encode()))}
-        run("insert_spec", **spec, document=document)
+        spec = {"workspace": self._workspace, "document_digest": str(Digest.of(written.document.encode()))}
+        run("insert_spec", **spec, document=written.document)
         self._revive(run, environment)
         time = rows.from_time(now)
         environment |= {
@@ -264,7 +273,7 @@ class SqlRegistry(SqlWhole):
             "name": definition.name,
             "version": version,
             "sequence": environment["last_sequence"],
-            "spec_digest": str(definition.spec.digest),
+            "spec_digest": str(written.digest),
             "description": definition.description,
             "tags": rows.from_tags(definition.tags),
             "archived": 0,
@@ -273,7 +282,7 @@ class SqlRegistry(SqlWhole):
             "details": rows.from_details(definition.details),
         }
         run("insert_version", **row)
-        return row | {"document": document}
+        return row | {"document": written.document}
 
     def _again(self, run: Run, environment: Row, row: Row, definition: Definition, now: datetime) -> EnvironmentVersion:
         """The same content is registered once more: restore it, and take over description and tags where given."""

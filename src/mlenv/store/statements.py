@@ -16,6 +16,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from mlenv.store import tables
 
+#: What is shown of an environment.
+_SHOWN: Final = ("name", "archived", "latest_version", "next_version", "created_at", "modified_at")
 _HEADER = '''"""
 The text of every statement for SQLite, by name.
 
@@ -82,7 +84,7 @@ def _environments() -> dict[str, Executable]:
 
 
 def _labeled(page: Select[Any]) -> Executable:
-    """Environments with their labels: a row for each label, or one without, in no order."""
+    """What is shown of environments, with their labels: a row for each label, or one without, in no order."""
     found, labels, later = page.subquery("page"), tables.labels, tables.labels.alias("later")
     superseded = exists().where(
         later.c.workspace == labels.c.workspace,
@@ -91,8 +93,8 @@ def _labeled(page: Select[Any]) -> Executable:
         later.c.sequence > labels.c.sequence,
     )
     its = and_(labels.c.workspace == found.c.workspace, labels.c.name == found.c.name, ~superseded)
-    columns = (labels.c.label, labels.c.version.label("label_version"))
-    return select(found, *columns).outerjoin_from(found, labels, its)
+    shown = [found.c[name] for name in _SHOWN]
+    return select(*shown, labels.c.label, labels.c.version.label("label_version")).outerjoin_from(found, labels, its)
 
 
 def _versions() -> dict[str, Executable]:

@@ -27,6 +27,7 @@ from mlenv.core.spec import (
     Route,
     Sources,
     Spec,
+    WrittenSpec,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -69,14 +70,44 @@ def test_every_definition_of_the_corpus_passes_unchanged(corpus: Path) -> None:
 @pytest.mark.parametrize("spec", [FULL, Spec(build=BuildContext("https://example.org/x.git", "a/Dockerfile"))])
 def test_a_version_is_the_same_after_the_way(spec: Spec) -> None:
     version = EnvironmentVersion(
-        EnvironmentName("é"), VersionName("1"), spec, "d", {"a": "", "b": "x"}, True, NOW, LATER, {"stage": ["x", 1.5]}
+        EnvironmentName("é"),
+        VersionName("1"),
+        WrittenSpec.of(spec),
+        "d",
+        {"a": "", "b": "x"},
+        True,
+        NOW,
+        LATER,
+        {"stage": ["x", 1.5]},
     )
-    answer = wire.read(wire.VersionAnswer, wire.encode(wire.version_document(version)))
+    answer = wire.read(wire.VersionAnswer, wire.version_text(version))
     assert answer.to_core() == version
     assert answer.to_core().spec.to_dict() == spec.to_dict()
     assert answer.digest == str(spec.digest)
     definition = Definition(version.name, spec, version.version, "d", {"a": ""}, details={"x": {"y": None}})
     assert wire.read(wire.DefinitionBody, wire.encode(wire.definition_document(definition))).to_core() == definition
+
+
+def test_a_version_that_was_created_has_the_version_itself_in_it() -> None:
+    details = {"x": ',"new":true}', "new": False}
+    version = EnvironmentVersion(
+        EnvironmentName("a"), VersionName("1"), WrittenSpec.of(FULL), None, {}, False, NOW, NOW, details
+    )
+    for new in (True, False):
+        text = wire.created_text(version, new)
+        assert wire.read(wire.CreatedAnswer, text).new is new
+        assert wire.version_of_created(text) == wire.version_text(version)
+
+
+def test_a_page_of_versions_is_read_as_it_was_written() -> None:
+    versions = [
+        EnvironmentVersion(EnvironmentName("é"), VersionName(each), WrittenSpec.of(FULL), None, {}, False, NOW, LATER)
+        for each in ("2", "1")
+    ]
+    for shown, next in ((versions, "é"), (versions[:1], None), ([], None)):
+        page = wire.read(wire.VersionPage, wire.versions_text(shown, next))
+        assert [each.to_core() for each in page.value] == shown
+        assert page.next == next
 
 
 def test_records_are_the_same_after_the_way() -> None:

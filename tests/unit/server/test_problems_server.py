@@ -192,7 +192,7 @@ def test_a_dialect_is_known_by_the_first_part_of_the_path(path: str, in_dialect:
 
 def test_what_nobody_expected_says_only_which_request_it_was(caplog: pytest.LogCaptureFixture) -> None:
     scope = {"path": "/api/v1/whoami", "state": {"request_id": "0123456789abcdef"}}
-    response = Problems().unexpected(scope, RuntimeError("password hunter2"))
+    response = Problems().answer(scope, RuntimeError("password hunter2"))
     document = json.loads(bytes(response.body))
     assert document["status"] == 500
     assert document["request"] == "0123456789abcdef"

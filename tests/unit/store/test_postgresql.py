@@ -14,7 +14,7 @@ from support.postgres import Cluster, new_cluster, remove_cluster
 from mlenv.core.audit import Author
 from mlenv.core.environment import Definition, View
 from mlenv.core.reference import EnvironmentName
-from mlenv.core.spec import Spec
+from mlenv.core.spec import Spec, WrittenSpec
 from mlenv.errors import MlenvError
 from mlenv.store import postgresql
 from mlenv.store.database import (
@@ -244,7 +244,8 @@ def test_a_server_that_stops_in_a_transaction_keeps_none_of_it(own_cluster: Clus
     add(database, "a")
 
     def work(run: Run) -> None:
-        registry(database)._add(run, Definition(IRIS, Spec(image="b")), NOW)
+        spec = Spec(image="b")
+        registry(database)._add(run, Definition(IRIS, spec), WrittenSpec.of(spec), NOW)
         own_cluster.stop("immediate")
 
     with pytest.raises(StoreUnreachable):

@@ -89,7 +89,12 @@ def answers(kind: type[BaseModel], description: str, *also: tuple[int, str]) -> 
 
 def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Plain data as JSON."""
-    return Response(encode(document), status, headers, "application/json")
+    return text_answer(encode(document), status, headers)
+
+
+def text_answer(text: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON that is written already."""
+    return Response(text, status, headers, "application/json")
 
 
 def complete(schema: dict[str, Any]) -> dict[str, Any]:

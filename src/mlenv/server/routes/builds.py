@@ -1,5 +1,6 @@
 """Builds: ask for one, look at it, cancel it, read and follow its log."""
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Final
@@ -16,7 +17,7 @@ from mlenv.core.records import BuildRecord, BuildStatus
 from mlenv.core.reference import EnvironmentName, VersionName
 from mlenv.server.door import opened
 from mlenv.server.routes.bodies import Received, answer, answers, body_of, documented
-from mlenv.server.routes.conditional import IdempotencyKey, IfNoneMatch, once, tagged, without
+from mlenv.server.routes.conditional import IdempotencyKey, IfNoneMatch, once, tagged
 from mlenv.server.routes.environments import reference_of
 from mlenv.server.routes.log_answers import RESPONSES, AcceptHeader, LastEventHeader, RangeHeader, log_answer
 from mlenv.server.routes.paging import DEFAULT, CursorQuery, InvalidCursor, LimitQuery, page
@@ -64,7 +65,7 @@ def request_build(
 
     status, content = once(request, idempotency_key, body.raw, create)
     place = request.url.path.partition("/environments/")[0]
-    location = f"{place}/builds/{without(content)['id']}"
+    location = f"{place}/builds/{json.loads(content)['id']}"
     return Response(content, status, {"Location": location}, "application/json")
 
 
@@ -98,7 +99,7 @@ def list_builds(
 @_inner.get("/builds/{id}", responses=answers(BuildAnswer, "The build"))
 def show_build(id: IdPath, services: Reading, if_none_match: IfNoneMatch = None) -> Response:
     """One build as it stands."""
-    return tagged(build_document(services.builds.get(id)), if_none_match)
+    return tagged(encode(build_document(services.builds.get(id))), if_none_match)
 
 
 @_inner.post("/builds/{id}/cancel", responses=answers(BuildAnswer, "The build as it is then"))

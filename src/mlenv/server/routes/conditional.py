@@ -1,7 +1,6 @@
 """Requests that depend on what is there: entity tags (RFC 9110, section 13), and keys that make a creation happen once."""
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from typing import Annotated, Any, Final
 
 from fastapi import Header, Request, Response
 
-from mlenv.api.wire import encode
 from mlenv.errors import Conflict, InvalidInput
 from mlenv.server.door import site_of
 
@@ -57,9 +55,9 @@ class PreconditionFailed(Conflict):
         super().__init__("it was changed by somebody else in the meantime: its entity tag is another")
 
 
-def tag_of(document: Any) -> str:
-    """The strong entity tag of what a document represents."""
-    return f'"{hashlib.sha256(encode(document)).hexdigest()[:32]}"'
+def tag_of(body: bytes) -> str:
+    """The strong entity tag of what an answer represents."""
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
 def matches(header: str | None, tag: str) -> bool:
@@ -77,10 +75,9 @@ def require_match(header: str | None, tag: str) -> None:
 UNCHANGED: Final[dict[int | str, dict[str, Any]]] = {304: {"description": "The client has it already; no body."}}
 
 
-def tagged(document: Any, if_none_match: str | None = None) -> Response:
-    """Plain data as JSON with its entity tag; 304 without a body if the client has it already."""
-    body = encode(document)
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+def tagged(body: bytes, if_none_match: str | None = None) -> Response:
+    """JSON text with its entity tag; 304 without a body if the client has it already."""
+    tag = tag_of(body)
     if matches(if_none_match, tag):
         return Response(status_code=304, headers={"ETag": tag})
     return Response(body, 200, {"ETag": tag}, "application/json")
@@ -119,9 +116,3 @@ def _purge(request: Request) -> None:
     if time.monotonic() - getattr(state, "replies_purged", float("-inf")) > _PURGE_EVERY:
         state.replies_purged = time.monotonic()
         site_of(request).store.purge(before=datetime.now(UTC) - KEPT)
-
-
-def without(body: bytes, *names: str) -> dict[str, Any]:
-    """A JSON object without some of its members."""
-    document: dict[str, Any] = json.loads(body)
-    return {name: value for name, value in document.items() if name not in names}

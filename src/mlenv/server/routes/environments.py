@@ -1,5 +1,6 @@
 """Environments and their versions."""
 
+import json
 from typing import Annotated
 
 from fastapi import Query, Request, Response
@@ -10,7 +11,7 @@ from mlenv.core.environment import Environment, EnvironmentVersion, View
 from mlenv.core.reference import Reference, parse_name, parse_version
 from mlenv.core.refusals import VersionNotFound
 from mlenv.server.door import opened
-from mlenv.server.routes.bodies import Received, answers, body_of, documented
+from mlenv.server.routes.bodies import Received, answers, body_of, documented, text_answer
 from mlenv.server.routes.conditional import (
     UNCHANGED,
     IdempotencyKey,
@@ -21,9 +22,8 @@ from mlenv.server.routes.conditional import (
     require_match,
     tag_of,
     tagged,
-    without,
 )
-from mlenv.server.routes.paging import DEFAULT, CursorQuery, InvalidCursor, LimitQuery, page
+from mlenv.server.routes.paging import DEFAULT, CursorQuery, InvalidCursor, LimitQuery, entries, page
 from mlenv.server.routes.scoped import EnvironmentPath, VersionPath, scoped, under_both
 from mlenv.service.environments import Change
 from mlenv.service.services import Services
@@ -75,20 +75,20 @@ def create_version(
 
     def create() -> tuple[int, bytes]:
         created = services.environments.create(definition.value.to_core())
-        document = wire.version_document(created.version)
-        return (201 if created.new else 200), wire.encode(document | {"new": created.new})
+        return (201 if created.new else 200), wire.created_text(created.version, created.new)
 
     status, body = once(request, idempotency_key, definition.raw, create)
-    document = without(body, "new")
+    document = json.loads(body)
     location = f"{request.url.path}/{document['name']}/versions/{document['version']}"
-    return Response(body, status, {"ETag": tag_of(document), "Location": location}, "application/json")
+    headers = {"ETag": tag_of(wire.version_of_created(body)), "Location": location}
+    return Response(body, status, headers, "application/json")
 
 
 @_inner.get("/environments/{name}", responses=answers(wire.EnvironmentAnswer, "The environment") | UNCHANGED)
 def show_environment(name: EnvironmentPath, services: Reading, if_none_match: IfNoneMatch = None) -> Response:
     """One environment as a whole."""
     environment = services.environments.environment(reference_of(name))
-    return tagged(wire.environment_document(environment), if_none_match)
+    return tagged(wire.environment_text(environment), if_none_match)
 
 
 @_inner.patch(
@@ -106,10 +106,10 @@ def change_environment(
     changed = services.environments.set_archived(
         reference_of(name),
         change.value.archived,
-        check=lambda seen: require_match(if_match, tag_of(wire.environment_document(seen))),
+        check=lambda seen: require_match(if_match, tag_of(wire.environment_text(seen))),
     )
     assert isinstance(changed, Environment)
-    return tagged(wire.environment_document(changed))
+    return tagged(wire.environment_text(changed))
 
 
 @_inner.get("/environments/{name}/versions", responses=answers(wire.VersionPage, "One page"))
@@ -130,7 +130,8 @@ def list_versions(
         except VersionNotFound as error:
             raise InvalidCursor from error
 
-    return page(request, limit, cursor, read, lambda each: each.version, wire.version_document, order=view.value)
+    shown, next = entries(request, limit, cursor, read, lambda each: each.version, order=view.value)
+    return text_answer(wire.versions_text(shown, next))
 
 
 @_inner.get("/environments/{name}/versions/{version}", responses=answers(wire.VersionAnswer, "The version") | UNCHANGED)
@@ -139,7 +140,7 @@ def show_version(
 ) -> Response:
     """One version."""
     found = services.environments.version(reference_of(name, version))
-    return tagged(wire.version_document(found), if_none_match)
+    return tagged(wire.version_text(found), if_none_match)
 
 
 @_inner.patch(
@@ -160,9 +161,9 @@ def change_version(
         reference_of(name, version),
         Change(asked.description, asked.tags, asked.set_tags, asked.remove_tags),
         archived=asked.archived,
-        only_if=None if if_match is None else lambda seen: matches(if_match, tag_of(wire.version_document(seen))),
+        only_if=None if if_match is None else lambda seen: matches(if_match, tag_of(wire.version_text(seen))),
     )
-    return tagged(wire.version_document(changed))
+    return tagged(wire.version_text(changed))
 
 
 router = under_both(_inner, "environments")

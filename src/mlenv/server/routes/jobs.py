@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from mlenv.api.wire import NAME_LIMIT
+from mlenv.api.wire import NAME_LIMIT, encode
 from mlenv.api.wire_jobs import JobAnswer, JobPage, job_document
 from mlenv.core.access import Operation
 from mlenv.core.environment import View
@@ -47,7 +47,7 @@ def list_jobs(
 @_inner.get("/jobs/{name}", responses=answers(JobAnswer, "The job"))
 def show_job(name: NamePath, services: Reading, if_none_match: IfNoneMatch = None) -> Response:
     """One job as it stands."""
-    return tagged(job_document(services.jobs.get(name)), if_none_match)
+    return tagged(encode(job_document(services.jobs.get(name))), if_none_match)
 
 
 @_inner.post("/jobs/{name}/cancel", responses=answers(JobAnswer, "The job as it is then"))

@@ -86,12 +86,30 @@ def page(
     order: str = "",
 ) -> Response:
     """
-    One page.
+    One page: of `entries`, each as plain data.
+
+    Args:
+        document: An entry as plain data.
+    """
+    shown, next = entries(request, limit, cursor, read, key, order=order)
+    return answer(page_document(shown, document, next))
+
+
+def entries(
+    request: Request,
+    limit: int,
+    cursor: str | None,
+    read: Callable[[int, Any], Sequence[T]],
+    key: Callable[[T], str],
+    *,
+    order: str = "",
+) -> tuple[Sequence[T], str | None]:
+    """
+    The entries of one page, and the cursor of the next.
 
     Args:
         read: Gives at most so many entries after a key, or from the start for None.
         key: An entry's key.
-        document: An entry as plain data.
         order: What else makes this list another than others at the same address, such as a filter.
     """
     check_limit(request, limit)
@@ -102,8 +120,7 @@ def page(
     # One more than asked for tells whether there is a next page.
     found = read(limit + 1, after)
     shown = found[:limit]
-    next = write_cursor(list_name, key(shown[-1])) if len(found) > limit else None
-    return answer(page_document(shown, document, next))
+    return shown, write_cursor(list_name, key(shown[-1])) if len(found) > limit else None
 
 
 def page_by_number(

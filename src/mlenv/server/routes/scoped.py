@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path
 
 from mlenv.api.wire import NAME_LIMIT
 from mlenv.api.wire_problems import PROBLEM_TYPE
+from mlenv.server.direct import DirectRoute
 
 EnvironmentPath = Annotated[str, Path(min_length=1, max_length=NAME_LIMIT, description="An environment's name.")]
 VersionPath = Annotated[str, Path(min_length=1, max_length=NAME_LIMIT, description="A version.")]
@@ -22,7 +23,7 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 
 def scoped() -> APIRouter:
     """A router for routes below `/workspaces/{workspace}` and `/registries/{registry}`, to be given to `under_both`."""
-    return APIRouter(responses=_PROBLEMS)
+    return APIRouter(responses=_PROBLEMS, route_class=DirectRoute)
 
 
 def under_both(inner: APIRouter, tag: str) -> APIRouter:
