@@ -27,6 +27,9 @@ from benchmarks.registry_client import Client, Target, make_blobs, together
 from mlenv.server.tls import ensure
 
 HELP = "pull and push of blobs: this server and docker-registry"
+#: For the clients alone: servers decide by themselves.
+_CONFIGURATION: Final = "OPENSSL_CONF"
+_CLIENTS: Final = Path(__file__).with_name("clients.cnf")
 _RESULTS = Path(__file__).parent / "results"
 _REPOSITORY = "default/bench"
 _SMALL = 4096
@@ -40,11 +43,13 @@ class Contender:
     Attributes:
         figures: By row, one per round: blobs a second, or bytes a second.
         memory: By row, one per round: proportional bytes of its processes together, at their peak.
+        cipher: What it agreed on with a client; empty without TLS.
     """
 
     name: str
     figures: dict[str, list[float]] = field(default_factory=dict)
     memory: dict[str, list[float]] = field(default_factory=dict)
+    cipher: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +61,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=200, help="MB of a large one")
     parser.add_argument("--processes", type=int, default=0, help="processes of mlenv's server; 0: one per core")
     parser.add_argument("--scheme", choices=("http", "https", "both"), default="both")
+    parser.add_argument(
+        "--ciphers",
+        choices=("go", "openssl"),
+        default="go",
+        help="whose order clients offer them in; go: as podman does",
+    )
     parser.add_argument("--only", choices=("mlenv", "docker-registry"), help="for profiling")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print a table for HTTP and one for TLS, write the figures."""
+    if arguments.ciphers == "go" and os.environ.get(_CONFIGURATION) != str(_CLIENTS):
+        # OpenSSL reads it once, when it is loaded.
+        command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
+        os.execve(command[0], command, {**os.environ, _CONFIGURATION: str(_CLIENTS)})
+    os.environ.pop(_CONFIGURATION, None)
     document: dict[str, Any] = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "load": os.getloadavg()[0]}
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     schemes = ("http", "https") if arguments.scheme == "both" else (arguments.scheme,)
@@ -71,6 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
             _round(contenders if number % 2 == 0 else contenders[::-1], arguments, tls=scheme == "https")
         document[scheme] = [asdict(each) for each in contenders]
         print(f"\n{scheme}\n")
+        if scheme == "https":
+            print(", ".join(f"{each.name}: {each.cipher}" for each in contenders), end="\n\n")
         _table(contenders)
     if arguments.only is None:
         document["one package changed"] = [asdict(each) for each in _change()]
@@ -99,6 +117,8 @@ def _round(contenders: Sequence[Contender], arguments: argparse.Namespace, *, tl
                 (each, stack.enter_context(_SERVERS[each.name](scratch / each.name, arguments, tls)))
                 for each in contenders
             ]
+            for contender, target in targets:
+                contender.cipher = Client(target).cipher
             for row in _rows(arguments, payload):
                 for contender, target in targets:
                     _measure(row, contender, target)

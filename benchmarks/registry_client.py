@@ -86,6 +86,12 @@ class Client:
             self._socket = context.wrap_socket(raw, server_hostname=target.host)
         self._buffer = bytearray(_CHUNK)
 
+    @property
+    def cipher(self) -> str:
+        """What was agreed on; empty without TLS."""
+        agreed = self._socket.cipher() if isinstance(self._socket, ssl.SSLSocket) else None
+        return agreed[0] if agreed else ""
+
     def pull(self, repository: str, blobs: Sequence[Blob]) -> None:
         """Fetch blobs, one after another, and throw them away."""
         for blob in blobs:

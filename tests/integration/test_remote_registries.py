@@ -4,9 +4,13 @@ import base64
 import json
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from support.images import make_image
@@ -17,6 +21,12 @@ from support.world import MINOR, World, make_world
 
 from mlenv.core.digest import Digest
 from mlenv.core.image import MANIFEST_TYPE
+from mlenv.core.progress import Silent
+from mlenv.distribution.credentials import Credentials
+from mlenv.distribution.names import RemoteName
+from mlenv.distribution.problems import RegistryUnreachable
+from mlenv.distribution.registries import Registries
+from mlenv.distribution.settings import RegistrySettings
 
 BASES = "/api/v1/workspaces/default/bases"
 PYTHON: dict[str, bytes] = {f"usr/local/bin/python{MINOR}": b"elf", "etc/os-release": b"ID=example\n"}
@@ -113,6 +123,66 @@ def test_a_base_is_pulled_by_the_server_with_its_own_account(site: Site) -> None
     assert {image, "docker.io/library/ours:1"} <= changes.keys()
     assert changes[image]
     assert set(changes.values()) == {changes[image]}
+
+
+def test_a_stalled_pull_does_not_keep_a_server_that_stops(tmp_path: Path) -> None:
+    with quiet_registry() as (host, asked):
+        variables = {"MLENV_INSECURE_REGISTRIES": host}
+        with (
+            run_server(tmp_path, "--insecure-http", "--shutdown-timeout", "60", environment=variables) as server,
+            server.client() as client,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            answer = pool.submit(client.post, BASES, json={"image": f"{host}/bases/python:1"}, timeout=60)
+            assert asked.wait(30)
+            begun = time.monotonic()
+            server.process.terminate()
+            assert server.process.wait(60) == 0
+            assert time.monotonic() - begun < 20
+            assert (answer.result().status_code, "was stopped" in answer.result().text) == (503, True)
+
+
+@contextmanager
+def quiet_registry(drip: bytes = b"") -> Iterator[tuple[str, threading.Event]]:
+    """A registry in plain HTTP that never ends an answer. Gives its host, and what is set once it was asked for something."""
+    asked, ended = threading.Event(), threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            if connection.recv(1, socket.MSG_PEEK) == b"\x16":
+                return
+            connection.recv(1 << 16)
+            asked.set()
+            while not ended.wait(0.05):
+                connection.sendall(drip)
+
+    def listen() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=(listening.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=listen, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}", asked
+        finally:
+            ended.set()
+            listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_pull_as_a_whole_has_a_limit(tmp_path: Path) -> None:
+    """However evenly a registry lets it come: here it is one endless head of an answer."""
+    with quiet_registry(drip=b"x") as (host, _):
+        settings = RegistrySettings(insecure=frozenset({host}))
+        name = RemoteName.parse(f"{host}/bases/python:1")
+        registries = Registries(Credentials(()), settings)
+        begun = time.monotonic()
+        with (
+            registries.open(name, progress=Silent(), seconds=1.0) as repository,
+            pytest.raises(RegistryUnreachable, match="not all came in 1 s"),
+        ):
+            repository.manifest("1")
+        assert time.monotonic() - begun < 20
 
 
 def test_what_a_registry_refuses_the_server_is_said_in_full(site: Site) -> None:

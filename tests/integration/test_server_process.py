@@ -332,6 +332,22 @@ def test_plain_http_is_for_loopback_unless_forced(tmp_path: Path) -> None:
 # How it ends.
 
 
+@pytest.mark.parametrize("bits", [128, 256])
+def test_clients_choose_among_good_ciphers(server: Server, bits: int) -> None:
+    both = {128: "ECDHE-ECDSA-AES128-GCM-SHA256", 256: "ECDHE-ECDSA-AES256-GCM-SHA384"}
+    wanted = [both[bits], both[384 - bits]]
+    context = ssl.create_default_context(cafile=server.ca)
+    # Python can't order those of TLS 1.3.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(":".join(wanted))
+    port = int(server.url.rpartition(":")[2])
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        assert (connection.cipher() or ("",))[0] == wanted[0]
+
+
 def test_a_request_that_has_begun_is_finished_and_no_other_is_taken(tmp_path: Path) -> None:
     with run_server(tmp_path, "--insecure-http") as server:
         host, _, port = server.url.removeprefix("http://").rpartition(":")

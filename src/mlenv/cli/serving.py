@@ -135,7 +135,12 @@ def _serve(
     with Hosted(settings.home, settings.database_url, settings.policy) as hosted:
         app = application(settings, hosted)
         workers = _workers(settings, hosted, settings.workers) if number == 0 and settings.workers else None
-        on_stop: Callable[[], object] = workers.leave if workers is not None else lambda: None
+
+        def on_stop() -> None:
+            hosted.machine.stop_registries()
+            if workers is not None:
+                workers.leave()
+
         close: Callable[[float], object] = workers.stop if workers is not None else lambda _: None
         run.serve(run.Serving(app, on_stop, close), settings, listening, certificate, pipe)
 

@@ -26,7 +26,6 @@ from mlenv.distribution.problems import (
     AccessRefused,
     NotInRegistry,
     RegistryUnreachable,
-    Stopped,
     UnexpectedAnswer,
 )
 from mlenv.distribution.settings import RegistrySettings
@@ -298,8 +297,7 @@ class Repository:
             try:
                 pace = _Pace(self._session.settings.silent)
                 for chunk in response.iter_raw():
-                    if self._session.stopping.is_set():
-                        raise Stopped(self._session.host)
+                    self._session.check()
                     pace.note(len(chunk))
                     fresh = chunk[skip:]
                     skip -= len(chunk) - len(fresh)
@@ -381,6 +379,7 @@ def open_repository(
     settings: RegistrySettings,
     progress: Progress | None = None,
     write: bool = False,
+    seconds: float | None = None,
 ) -> Repository:
     """
     A repository, to be closed. Nothing is asked yet.
@@ -388,10 +387,12 @@ def open_repository(
     Args:
         progress: Is warned of a registry that is spoken to without trusted TLS.
         write: Whether something is going to be pushed.
+        seconds: How long everything together may take; None for as long as something comes.
     """
     if settings.is_insecure(name.registry) and name.registry in settings.insecure:
         (progress or Silent()).warn(f"{name.registry} is spoken to without trusted TLS, as you said")
-    return Repository(name, Session(name, credentials=credentials, settings=settings), write=write)
+    session = Session(name, credentials=credentials, settings=settings, seconds=seconds)
+    return Repository(name, session, write=write)
 
 
 def _checked(data: bytes, said: str | None, what: str) -> Digest:

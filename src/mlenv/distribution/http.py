@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+import httpcore
 import httpx
 
 from mlenv.core.redact import redact
@@ -36,6 +37,7 @@ from mlenv.distribution.problems import (
     describe,
 )
 from mlenv.distribution.settings import RegistrySettings, is_loopback
+from mlenv.distribution.stopping import StoppableBackend
 from mlenv.distribution.tls import trusting
 
 #: What passes as a rule.
@@ -66,11 +68,15 @@ class Passing(Exception):
 class Session:
     """One registry, as this user sees it. Safe for several threads."""
 
-    def __init__(self, name: RemoteName, *, credentials: Credentials, settings: RegistrySettings) -> None:
+    def __init__(
+        self, name: RemoteName, *, credentials: Credentials, settings: RegistrySettings, seconds: float | None = None
+    ) -> None:
         """
         Args:
             name: A repository of it.
+            seconds: How long everything together may take; None for as long as something comes.
         """
+        self._seconds, self._begun = seconds, time.monotonic()
         self.host = name.registry
         self.settings = settings
         self.stopping = threading.Event()
@@ -174,9 +180,20 @@ class Session:
         return self._base
 
     def pause(self, seconds: float) -> None:
-        """Wait. Raises `Stopped`."""
-        if self.stopping.wait(seconds):
+        """Wait. Raises as `check`."""
+        self.stopping.wait(seconds)
+        self.check()
+
+    def check(self) -> None:
+        """See whether to go on. Raises `Stopped`, and `RegistryUnreachable` when the time is over."""
+        if self.stopping.is_set():
             raise Stopped(self.host)
+        self.check_time()
+
+    def check_time(self) -> None:
+        """See whether there is time left. Raises `RegistryUnreachable`."""
+        if self._seconds is not None and time.monotonic() - self._begun > self._seconds:
+            raise RegistryUnreachable(self.host, f"not all came in {self._seconds:g} s")
 
     def _probe(self) -> str:
         for scheme in ("https", "http"):
@@ -193,8 +210,7 @@ class Session:
     def _patiently(self, attempt: Callable[[], _T]) -> _T:
         """Try until it works, at most as often as the settings say, with growing pauses."""
         for count in range(self.settings.attempts):
-            if self.stopping.is_set():
-                raise Stopped(self.host)
+            self.check()
             try:
                 return attempt()
             except Passing as error:
@@ -283,9 +299,11 @@ class Session:
                     limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
                     follow_redirects=False,
                 )
-                if self.settings.is_guarded(parts.netloc):
-                    # NOTE: there is no public way to say how connections are made. A proxy looks after itself.
-                    client._transport._pool._network_backend = GuardedBackend()  # type: ignore[attr-defined]
+                guarded = self.settings.is_guarded(parts.netloc)
+                # NOTE: there is no public way to say how connections are made. A proxy looks after itself.
+                client._transport._pool._network_backend = StoppableBackend(  # type: ignore[attr-defined]
+                    GuardedBackend() if guarded else httpcore.SyncBackend(), self.check_time, self.check
+                )
                 self._clients[key] = client
             return self._clients[key]
 

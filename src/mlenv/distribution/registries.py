@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.request import getproxies, proxy_bypass
+from weakref import WeakSet
 
 from mlenv.core.digest import Digest
 from mlenv.core.progress import Progress
@@ -47,12 +48,36 @@ class Registries:
         self.credentials, self.settings = credentials, settings
         self._memory, self._clock = memory, clock
         self._silent: dict[str, tuple[float, str]] = {}
+        self._opened: WeakSet[Repository] = WeakSet()
+        self._stopped = False
+        self._lock = threading.Lock()
 
-    def open(self, name: RemoteName, *, progress: Progress, write: bool = False) -> Repository:
-        """A repository, to be closed. Nothing is asked yet."""
-        return open_repository(
-            name, credentials=self.credentials, settings=self.settings, progress=progress, write=write
+    def open(
+        self, name: RemoteName, *, progress: Progress, write: bool = False, seconds: float | None = None
+    ) -> Repository:
+        """A repository, to be closed. Nothing is asked yet. Arguments as of `open_repository`."""
+        opened = open_repository(
+            name,
+            credentials=self.credentials,
+            settings=self.settings,
+            progress=progress,
+            write=write,
+            seconds=seconds,
         )
+        with self._lock:
+            self._opened.add(opened)
+            stopped = self._stopped
+        if stopped:
+            opened.stop()
+        return opened
+
+    def stop(self) -> None:
+        """Let all transfers end soon, with `Stopped`, and begin no other."""
+        with self._lock:
+            self._stopped = True
+            opened = list(self._opened)
+        for each in opened:
+            each.stop()
 
     def check_reachable(self, name: RemoteName) -> None:
         """

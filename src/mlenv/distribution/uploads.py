@@ -16,7 +16,7 @@ import httpx
 from mlenv.core.digest import DigestMismatch
 from mlenv.core.image import Descriptor
 from mlenv.distribution.http import Passing, Session, pause_before
-from mlenv.distribution.problems import NotInRegistry, RegistryUnreachable, Stopped, UnexpectedAnswer
+from mlenv.distribution.problems import NotInRegistry, RegistryUnreachable, UnexpectedAnswer
 from mlenv.errors import MlenvError
 
 #: Bytes, a file, or what gives the bytes from an offset on, anew each time it is called.
@@ -239,8 +239,7 @@ class _Reader:
             self.close()
             self._pieces, self._rest, self._position = _open(self._content, start), b"", start
         while count:
-            if self._session.stopping.is_set():
-                raise Stopped(self._session.host)
+            self._session.check()
             try:
                 piece = self._rest or next(self._pieces, b"")
             except BaseException:

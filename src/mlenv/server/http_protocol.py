@@ -7,12 +7,13 @@ import asyncio
 from asyncio.exceptions import SendfileNotAvailableError
 from dataclasses import dataclass
 from typing import Any, Final, cast
+from weakref import WeakKeyDictionary
 
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mlenv.server.middleware import Message, Receive, Scope, Send
-from mlenv.server.sendfile import EXTENSION, read_part
+from mlenv.server.sendfile import EXTENSION, read_at_once, read_part
 
 #: Seconds from the connection, or from the first byte of a later request, to the end of the request's head.
 HEAD_TIMEOUT: Final = 20.0
@@ -21,8 +22,13 @@ _HEAD_LIMIT: Final = 1 << 20
 #: Bytes that the kernel is given to send at once, and seconds that a client may take for them.
 _PIECE: Final = 8 << 20
 PIECE_TIMEOUT: Final = 600.0
-#: Bytes that are read and encrypted at once where the kernel can't.
-_CHUNK: Final = 1 << 16
+#: Bytes that are read and encrypted at once where the kernel can't: as much as stays in the processor's cache.
+_CHUNK: Final = 1 << 17
+#: Bytes that one connection gets before it is another's turn. In short turns clients would wake up for every piece.
+_TURN: Final = 4 << 20
+#: Of each event loop: who holds it sends. Only one turn is taken each time round the loop, so that small requests do not
+#: wait for all of the large ones.
+_TURNS: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
 
 class PatientHttp(HttpToolsProtocol):
@@ -119,18 +125,35 @@ class PatientHttp(HttpToolsProtocol):
             offset += sent
 
     async def _by_hand(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
-        end = offset + count
+        end, turns = offset + count, _turns(self.loop)
+        # What the client does not take is not encrypted in advance.
+        self.transport.set_write_buffer_limits(high=_CHUNK)
         while offset < end:
-            # Others have their turn, and so has the news that the client is gone.
-            await asyncio.sleep(0)
             if self.flow.write_paused:
                 async with asyncio.timeout(PIECE_TIMEOUT):
                     await self.flow.drain()
-            if cycle.disconnected or self.transport.is_closing():
-                raise ConnectionAbortedError
             chunk = await read_part(file, offset, min(_CHUNK, end - offset))
+            async with turns:
+                # Whatever else waits is done between two turns, and news comes in that the client is gone.
+                await asyncio.sleep(0)
+                if cycle.disconnected or self.transport.is_closing():
+                    raise ConnectionAbortedError
+                offset = self._turn(file, offset, end, chunk)
+
+    def _turn(self, file: int, offset: int, end: int, chunk: bytes | None) -> int:
+        """Send what the connection takes and memory has, up to a limit. Returns where the next turn goes on."""
+        stop = min(end, offset + _TURN)
+        while chunk is not None:
             self.transport.write(chunk)
             offset += len(chunk)
+            if offset >= stop or self.flow.write_paused or self.transport.is_closing():
+                break
+            chunk = read_at_once(file, offset, min(_CHUNK, stop - offset))
+        return offset
+
+
+def _turns(loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
+    return _TURNS.setdefault(loop, asyncio.Lock())
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from mlenv.errors import Unavailable
 from mlenv.server.http_protocol import PatientHttp
 from mlenv.server.settings import Settings
-from mlenv.server.tls import Certificate
+from mlenv.server.tls import Certificate, prefer_clients_choice
 
 _log = logging.getLogger(__name__)
 
@@ -169,6 +169,9 @@ def serve(
         timeout_keep_alive=int(settings.keep_alive) or 1,
         timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout)),
     )
+    config.load()
+    if config.ssl is not None:
+        prefer_clients_choice(config.ssl)
     server = _Server(config, serving, settings.shutdown_timeout, alone=parent < 0)
     if parent >= 0:
         threading.Thread(target=_stop_with_parent, args=(parent, server), daemon=True).start()

@@ -39,13 +39,17 @@ async def read_part(descriptor: int, offset: int, count: int) -> bytes:
     Raises:
         OSError: The file is shorter.
     """
-    if _in_memory(descriptor, offset + count - 1):
-        chunk = os.pread(descriptor, count, offset)
-    else:
+    chunk = read_at_once(descriptor, offset, count)
+    if chunk is None:
         chunk = await asyncio.get_running_loop().run_in_executor(None, os.pread, descriptor, count, offset)
     if not chunk:
         raise OSError("the file has become shorter")
     return chunk
+
+
+def read_at_once(descriptor: int, offset: int, count: int) -> bytes | None:
+    """Read from a file what is in memory; None where the disk would have to be waited for."""
+    return os.pread(descriptor, count, offset) or None if _in_memory(descriptor, offset + count - 1) else None
 
 
 def _in_memory(descriptor: int, offset: int) -> bool:

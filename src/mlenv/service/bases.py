@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlenv.build.interface import Blobs
 from mlenv.build.validate import load_image
@@ -26,6 +26,9 @@ from mlenv.service.interface import Clock, Registry
 if TYPE_CHECKING:
     from mlenv.distribution.names import RemoteName
     from mlenv.distribution.registries import Registries
+
+#: How long a server pulls a base for somebody, in seconds: as long as a client waits for it.
+PULL_SECONDS: Final = 3600.0
 
 
 class BaseNotHere(NotFound):
@@ -166,7 +169,8 @@ class Bases:
             image: `IMAGE[:TAG|@DIGEST]`, with its registry or as Docker Hub has it.
             platform: Which one, of an image for several; None takes this machine's.
             name: What specs call it, if not by `image`. A name with a digest is not given: it means that digest.
-            patient: Go on with a registry that does not answer within seconds. A server does not: others wait.
+            patient: Go on with a registry that does not answer within seconds, and for as long as something comes. A
+                server does not, and gives up after `PULL_SECONDS`: others wait.
 
         Raises:
             InvalidRemoteName, ImageNotFound, InvalidImage, DigestMismatch: There is no such base.
@@ -179,13 +183,21 @@ class Bases:
         remote = RemoteName.parse(image)
         if not patient and self._registries is not None:
             self._registries().check_reachable(remote)
-        return self._pull(remote, platform, full_name((name or image).strip()), progress)
+        seconds = None if patient else PULL_SECONDS
+        return self._pull(remote, platform, full_name((name or image).strip()), progress, seconds)
 
-    def _pull(self, remote: "RemoteName", platform: Platform | None, name: str | None, progress: Progress) -> Base:
+    def _pull(
+        self,
+        remote: "RemoteName",
+        platform: Platform | None,
+        name: str | None,
+        progress: Progress,
+        seconds: float | None = None,
+    ) -> Base:
         from mlenv.service.pulling import fetch_image, fetch_layers
 
         assert self._registries is not None
-        with self._registries().open(remote, progress=progress) as repository:
+        with self._registries().open(remote, progress=progress, seconds=seconds) as repository:
             with progress.step(f"Pulling {remote}") as step:
                 image = fetch_image(
                     repository, remote.reference, self._blobs, platform=platform, preferred=self._preferred()

@@ -38,6 +38,7 @@ class Machine:
 
     def __init__(self, home: Path, policy: "SitePolicy | None" = None) -> None:
         self.home, self.policy = home, policy
+        self._stopped = False
 
     @cached_property
     def blobs(self) -> "OciLayout":
@@ -95,13 +96,23 @@ class Machine:
     @cached_property
     def registries(self) -> "Registries":
         """The way to registries of images, as this user's variables and files say. Raises `InvalidInput`."""
-        return self._registries()
+        made = self._registries()
+        if self._stopped:
+            made.stop()
+        return made
 
     def reach_registries(self, insecure: tuple[str, ...] = (), authority: Path | None = None) -> "Registries":
         """The same from now on, with more that may do without trusted TLS, and an authority to trust."""
         if insecure or authority is not None:
             self.registries = self._registries(insecure, authority)
         return self.registries
+
+    def stop_registries(self) -> None:
+        """Let everything that comes from registries end soon. What is asked for later ends at once."""
+        self._stopped = True
+        # Not made for this: it is called from a signal's handler.
+        if (made := self.__dict__.get("registries")) is not None:
+            made.stop()
 
     def _registries(self, insecure: tuple[str, ...] = (), authority: Path | None = None) -> "Registries":
         from mlenv.distribution.registries import open_registries

@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from mlenv.server import http_protocol
 from mlenv.server.http_protocol import PatientHttp
 from mlenv.server.middleware import Message, Receive, Scope, Send
 from mlenv.server.sendfile import send_file
@@ -154,6 +156,57 @@ def test_a_file_that_is_shorter_ends_the_connection(sender: Sender) -> None:
             data += piece
     assert data.endswith((sender.content[-10:], b"\r\n\r\n"))
     assert data.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("sender", ["https"], indirect=True)
+def test_turns_are_long_and_others_have_theirs_between(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel can't send: many pieces in one turn, and one turn each time round the event loop."""
+    rounds, turns = 0, list[int]()
+    usual = PatientHttp._turn
+
+    def turn(self: PatientHttp, file: int, offset: int, end: int, chunk: bytes | None) -> int:
+        def count() -> None:
+            nonlocal rounds
+            rounds += 1
+
+        # What is called soon is called when the loop comes round again.
+        self.loop.call_soon(count)
+        turns.append(rounds)
+        return usual(self, file, offset, end, chunk)
+
+    monkeypatch.setattr(PatientHttp, "_turn", turn)
+    with ThreadPoolExecutor(4) as pool:
+
+        def pull(_: int) -> bytes:
+            with sender.connect() as connection:
+                ask(connection, 0, SIZE)
+                return answer(connection, SIZE)[0]
+
+        assert all(each == sender.content for each in pool.map(pull, range(4)))
+    assert len(turns) == len(set(turns))
+    assert len(turns) < 4 * SIZE / http_protocol._CHUNK / 2
+
+
+@pytest.mark.parametrize("sender", ["https"], indirect=True)
+def test_little_is_encrypted_for_a_client_that_reads_nothing(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    transports: list[asyncio.Transport] = []
+    usual = PatientHttp.connection_made
+
+    def connection_made(self: PatientHttp, transport: asyncio.Transport) -> None:
+        transports.append(transport)
+        usual(self, transport)
+
+    monkeypatch.setattr(PatientHttp, "connection_made", connection_made)
+    with sender.connect() as stalled:
+        ask(stalled, 0, SIZE)
+        deadline, sizes = time.monotonic() + _PATIENCE, [0]
+        # Until nothing moves any more.
+        while not (sizes[-1] and sizes[-10:] == sizes[-1:] * 10):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+            sizes.append(transports[0].get_write_buffer_size())
+        assert sizes[-1] < 3 * http_protocol._CHUNK
+        assert answer(stalled, SIZE)[0] == sender.content
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, SIZE), (2, 300_000), (5, 0)])
