@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.builds import alive, children_of, until
@@ -16,12 +18,14 @@ from support.conda_packages import make_package
 
 from mlenv.core.platform import Glibc, Platform, Target
 from mlenv.core.progress import Silent
+from mlenv.core.site_policy import DEFAULT_POLICY
 from mlenv.core.spec import Requirement
 from mlenv.resolve import conda, conda_process, conda_request
-from mlenv.resolve.conda import CondaResolver
+from mlenv.resolve.conda import CondaResolver, SolversBusy
 from mlenv.resolve.conda_process import CondaCrashed, CondaProcess, CondaTimeout
 from mlenv.resolve.conda_request import AsksTooMuch, CondaRequest
 from mlenv.resolve.condarc import CondaSettings
+from mlenv.wiring.machine import Machine
 from mlenv.work.process import Process
 
 _TARGET = Target(Platform("linux", "amd64"), "", Glibc(2, 36))
@@ -154,3 +158,37 @@ def test_the_solver_s_limits_are_set_in_its_process() -> None:
     assert limits["Max address space"] == str(5 << 30)
     assert limits["Max file size"] == str(2 << 30)
     assert limits["Max core file size"] == "0"
+
+
+def test_no_more_solvers_run_at_once_than_there_is_room_for(channels: CondaChannels, tmp_path: Path) -> None:
+    seen = []
+
+    class Watched(dict[str, tuple[int, bytes]]):
+        """What a channel answers instead of what it has: nothing, but it is looked up at each request."""
+
+        def items(self) -> Any:
+            seen.append(len(_solvers(os.getpid())))
+            return super().items()
+
+    channels.answers = Watched()
+    resolver = CondaResolver(tmp_path, settings=CondaSettings(channel_alias=channels.url, channels=()), at_once=1)
+    request = CondaRequest((Requirement("num0"),), _TARGET, ("main",))
+    with ThreadPoolExecutor(3) as pool:
+        solved = [pool.submit(resolver.solve, request, progress=Silent()) for _ in range(3)]
+        assert [len(each.result()) for each in solved] == [1, 1, 1]
+    assert set(seen) == {1}
+
+
+def test_whoever_waits_for_others_does_not_wait_longer_than_a_solution_may_take(tmp_path: Path) -> None:
+    with pytest.raises(SolversBusy, match=r"none had ended after 0 s"):
+        _solve("http://127.0.0.1:9", tmp_path, "num0", timeout=0.1, at_once=0)
+    assert _solvers(os.getpid()) == set()
+
+
+def test_servers_have_room_for_two_and_whoever_works_alone_for_any_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"HOME": str(tmp_path), "CONDARC": str(tmp_path / "none"), "CONDA_ROOT": ""}.items():
+        monkeypatch.setenv(name, value)
+    assert Machine(tmp_path / "site", DEFAULT_POLICY).conda_resolver.at_once == 2
+    assert Machine(tmp_path / "own").conda_resolver.at_once is None

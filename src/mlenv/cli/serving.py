@@ -35,6 +35,7 @@ def start(settings: "Settings", printer: "Printer") -> None:
 
     Raises:
         CannotListen, UnreadableCertificate, KeysUnusable, StoreUnusable and others of the store: It can't begin.
+        InvalidCondarc, InvalidCredentialFile: The settings of conda can't be read.
     """
     journal.set_up(settings.log_format, settings.log_level)
     private_directory(settings.home)
@@ -66,9 +67,10 @@ def start(settings: "Settings", printer: "Printer") -> None:
 
 
 def _begin(hosted: Hosted, printer: "Printer") -> None:
-    """Migrate the rows, see that bytes can be kept, and make the first administrator and workspace."""
+    """Read settings, migrate the rows, see that bytes can be kept, make the first administrator and workspace."""
     from mlenv.service.tokens import Tokens
 
+    hosted.machine.check_settings()
     _writable(hosted)
     secret = Tokens(hosted.site).bootstrap()
     if secret is not None:
@@ -102,7 +104,7 @@ def recover(settings: "Settings") -> str:
 def application(settings: "Settings", hosted: Hosted) -> "FastAPI":
     """The application over a store."""
     # Opened now, by one thread: requests come in many.
-    _ = hosted.queue, hosted.logs, hosted.workers, hosted.machine.blobs
+    _ = hosted.queue, hosted.logs, hosted.workers, hosted.machine.blobs, hosted.machine.conda_resolver
     return create_app(
         hosted.site,
         settings,
@@ -176,6 +178,7 @@ def work(settings: "Settings", printer: "Printer") -> None:
         stop.set()
 
     with Hosted(settings.home, settings.database_url, settings.policy) as hosted:
+        hosted.machine.check_settings()
         _writable(hosted)
         workers = _workers(settings, hosted, settings.workers or 1)
         for each in (signal.SIGTERM, signal.SIGINT):

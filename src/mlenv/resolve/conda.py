@@ -1,6 +1,9 @@
 """The resolver for conda's world: py-rattler, asked for a target in a process of its own."""
 
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -12,17 +15,19 @@ from mlenv.core.lock import Artifact, InvalidLock
 from mlenv.core.progress import Progress
 from mlenv.core.redact import redact, without_credentials
 from mlenv.errors import Unavailable
-from mlenv.resolve.conda_channels import ChannelTable, addresses
+from mlenv.resolve.conda_channels import ChannelTable, InvalidChannel, addresses
 from mlenv.resolve.conda_credentials import ChannelAccess
 from mlenv.resolve.conda_diagnosis import Diagnosis
 from mlenv.resolve.conda_process import MEMORY, CondaProcess, Refused
 from mlenv.resolve.conda_request import AsksTooMuch, CondaRequest, Plan, make_plan
 from mlenv.resolve.conda_unreachable import refusing_url
-from mlenv.resolve.condarc import NO_SETTINGS, CondaSettings
+from mlenv.resolve.condarc import NO_SETTINGS, CondaSettings, InvalidCondarc
 
 #: Whole seconds for one request, its answer and all: repodata of a large channel has some 50 MB.
 _REQUEST: Final = 120
 _RETRIES: Final = 1
+#: Stands for where channels are that are only named, where that does not matter.
+_NOWHERE: Final = "https://conda.invalid"
 #: Most packages that a lock has; a large environment has some 500.
 _MOST: Final = 5000
 
@@ -38,6 +43,16 @@ class UnusableRecord(Unavailable):
         self.url, self.why = redact(url), why
 
 
+class SolversBusy(Unavailable):
+    """As many solvers as may run at once here ran for as long as one more would have had."""
+
+    hint = "try again in a while, or ask whoever runs the server for more processes"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"too many conda packages are solved at the same time: none had ended after {seconds:.0f} s")
+        self.seconds = seconds
+
+
 class CondaResolver:
     """
     Solves with py-rattler.
@@ -50,6 +65,7 @@ class CondaResolver:
         offline: Whether only what was fetched before is used, whatever the settings say.
         timeout: Seconds for one solution.
         memory: Bytes of address space that the solver may use, or 0 for any.
+        at_once: Solvers that run at once; further ones wait, within their time. None for any number.
     """
 
     def __init__(
@@ -62,10 +78,13 @@ class CondaResolver:
         offline: bool = False,
         timeout: float = 600.0,
         memory: int = MEMORY,
+        at_once: int | None = None,
     ) -> None:
         self._cache, self._settings, self._stored, self._own = cache, settings, stored or {}, own
         self._offline = offline or settings.offline
         self._timeout, self._memory = timeout, memory
+        self.at_once = at_once
+        self._room = threading.Semaphore(at_once) if at_once is not None else None
         self._alias: str | None = None
 
     @property
@@ -81,6 +100,13 @@ class CondaResolver:
         plan = self._plan(request, self._find_alias())[0]
         packages = (each.spec.url for each in plan.asked if each.spec.url is not None)
         return tuple(dict.fromkeys((*addresses(plan.channels), *packages)))
+
+    def check_settings(self) -> None:
+        """See that every channel of the settings is one, without starting the solver. Raises `InvalidCondarc`."""
+        try:
+            _ = ChannelTable(self._settings, self._settings.channel_alias or _NOWHERE).places
+        except InvalidChannel as error:
+            raise InvalidCondarc("conda's settings", str(error)) from error
 
     def own_channels(self) -> tuple[str, ...]:
         """Addresses of the machine's own channels (`ChannelTable.own`). Raises `CondaMissing`, `InvalidChannel`."""
@@ -101,10 +127,11 @@ class CondaResolver:
             ChannelUnreachable, ChannelRefused: A channel did not answer, or not so.
             UnusableRecord: A channel describes a package in a way that it can't be locked by.
             CondaMissing, CondaTimeout, CondaCrashed: The solver itself failed.
+            SolversBusy: Others ran all the time.
         """
         count = len(request.specs)
         title = f"Solving {count} conda package{'s' * (count != 1)} for {request.target.platform}"
-        with progress.step(title) as step, self._process() as process:
+        with progress.step(title) as step, self._in_turn() as process:
             self._alias = process.alias
             plan, table = self._plan(request, process.alias)
             access = self._access(table)
@@ -135,14 +162,30 @@ class CondaResolver:
                 refused = again
         raise Diagnosis(process, plan, table, offline=self._offline).failure(refused) from None
 
-    def _process(self) -> CondaProcess:
-        return CondaProcess(timeout=self._timeout, memory=self._memory)
+    @contextmanager
+    def _in_turn(self) -> Iterator[CondaProcess]:
+        """A process of the solver, as soon as there is room for it; what the wait took is taken from its time."""
+        if self._room is None:
+            with self._process(self._timeout) as process:
+                yield process
+            return
+        begun = time.monotonic()
+        if not self._room.acquire(timeout=self._timeout):
+            raise SolversBusy(self._timeout)
+        try:
+            with self._process(self._timeout - (time.monotonic() - begun)) as process:
+                yield process
+        finally:
+            self._room.release()
+
+    def _process(self, timeout: float) -> CondaProcess:
+        return CondaProcess(timeout=timeout, memory=self._memory)
 
     def _find_alias(self) -> str:
         """Where channels are that are only named, if the settings do not say: rattler knows."""
         alias = self._settings.channel_alias or self._alias
         if alias is None:
-            with self._process() as process:
+            with self._process(self._timeout) as process:
                 alias = self._alias = process.alias
         return alias
 

@@ -243,6 +243,7 @@ class Locking:
         conda: tuple[CondaPackage, ...] = ()
         if spec.needs_conda:
             assert self._conda is not None
+            self._check_allowed(spec, spec.pip_requirements, options)
             conda, target = self._conda().solve(spec, platform, base, options, progress=progress)
             packages, resolver = self._on_top(spec, conda, target, options, progress)
         else:
@@ -272,6 +273,7 @@ class Locking:
         if not spec.has_dependencies:
             return (), "none"
         requirements, seeds = _asked(spec, target, progress)
+        self._check_allowed(spec, requirements, options)
         request = self._request(spec, target, requirements, seeds, options)
         with self._working() as workdir:
             return self._keep(self._resolver().resolve(request, workdir=workdir, progress=progress))
@@ -298,10 +300,10 @@ class Locking:
         seeds: tuple[Requirement, ...],
         options: LockOptions,
     ) -> "ResolveRequest":
-        """What is asked of pip's resolver. Raises `SourceBuildsOff`, `AddressNotListed`."""
+        """What is asked of pip's resolver."""
         from mlenv.resolve.interface import ResolveRequest
 
-        request = ResolveRequest(
+        return ResolveRequest(
             requirements=requirements,
             seeds=seeds,
             target=target,
@@ -312,8 +314,6 @@ class Locking:
             prereleases=spec.prereleases,
             as_of=options.as_of,
         )
-        self._check_allowed(request)
-        return request
 
     @contextmanager
     def _working(self) -> Iterator[Path]:
@@ -323,14 +323,20 @@ class Locking:
         with TemporaryDirectory(dir=self._workdir(), prefix="resolve-") as workdir:
             yield Path(workdir)
 
-    def _check_allowed(self, request: "ResolveRequest") -> None:
-        """See whether the site's policy allows a resolution. Raises `SourceBuildsOff`, `AddressNotListed`."""
+    def _check_allowed(self, spec: Spec, requirements: tuple[Requirement, ...], options: LockOptions) -> None:
+        """
+        See whether the site's policy allows that pip's requirements are resolved.
+
+        Raises:
+            SourceBuildsOff, AddressNotListed: It does not.
+        """
         if self._policy is None:
             return
         from mlenv.core.site_policy import addresses_of
 
-        self._policy.check_source_builds(sorted(request.allow_source), any_package=request.allow_source_auto)
-        addresses = list(addresses_of(request.sources, (*request.requirements, *request.constraints)))
+        allowed = sorted({*spec.allow_source, *options.allow_source})
+        self._policy.check_source_builds(allowed, any_package=options.allow_source_auto)
+        addresses = list(addresses_of(spec.sources, (*requirements, *spec.constraints)))
         if addresses:
             self._policy.check_addresses(addresses, self._own_index())
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlenv.store.database import StoreUnusable, unusable
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from mlenv.service.context_builds import ContextSettings
     from mlenv.store.oci import OciLayout
     from mlenv.store.sessions import Sessions
+
+
+#: Solvers of conda packages that a process of a server runs at once: each may take a core, and gigabytes.
+_SOLVERS: Final = 2
 
 
 class Machine:
@@ -140,7 +144,17 @@ class Machine:
             settings=read_settings(os.environ),
             stored=read_stored(os.environ),
             own=self.policy is None,
+            at_once=_SOLVERS if self.policy is not None else None,
         )
+
+    def check_settings(self) -> None:
+        """
+        See that conda's settings on this machine can be read: for those who work for others, who can't mend them.
+
+        Raises:
+            InvalidCondarc, InvalidCredentialFile: They can't.
+        """
+        self.conda_resolver.check_settings()
 
     @cached_property
     def channel_fetcher(self) -> "ChannelFetcher":
