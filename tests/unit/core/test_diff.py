@@ -13,7 +13,7 @@ from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.lock import Artifact, Lock, LockedPackage
 from mlenv.core.platform import Glibc, Platform, Target
 from mlenv.core.reference import EnvironmentName, VersionName
-from mlenv.core.spec import Requirement, Spec
+from mlenv.core.spec import Requirement, Spec, WrittenSpec
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -105,7 +105,9 @@ def test_what_moves_from_pip_to_conda_is_removed_and_added() -> None:
         ("numpy", "conda", "added"),
         ("numpy", "pypi", "removed"),
     ]
-    version = EnvironmentVersion(EnvironmentName("train"), VersionName("1"), Spec(), None, {}, False, _NOW, _NOW)
+    version = EnvironmentVersion(
+        EnvironmentName("train"), VersionName("1"), WrittenSpec.of(Spec()), None, {}, False, _NOW, _NOW
+    )
     lines = render(version, version, difference).splitlines()
     assert lines[2].startswith("  + numpy 1.0=h_0 (conda, +")
     assert lines[3] == "  - numpy 1.0 (-10 B)"
