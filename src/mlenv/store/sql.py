@@ -104,19 +104,27 @@ class SqlRegistry(SqlWhole):
         self, name: EnvironmentName, view: View, *, limit: int, after: str | None = None
     ) -> list[EnvironmentVersion]:
         """Versions of one environment, the newest first. Raises `EnvironmentNotFound`."""
+        # One statement gives the first page of an environment that is there, has such versions, and is not archived.
+        if after is None:
+            page = self._versions(self._database.ask, name, view, before=_TOP, limit=limit)
+            if page and not page[0]["environment_archived"]:
+                return [rows.to_version(row, archived=False) for row in page]
 
         def work(run: Run) -> list[EnvironmentVersion]:
             archived = bool(self._environment(run, name)["archived"])
             if archived and view is View.ACTIVE:
                 return []
-            wanted = _ARCHIVED[View.ALL if archived else view]
-            statement = "versions_archived" if wanted else "versions"
             before = _TOP if after is None else self._sequence(run, name, VersionName(after))
-            key = {"workspace": self._workspace, "name": name}
-            page = run(statement, **key, before=before, limit=limit, **wanted)
+            page = self._versions(run, name, View.ALL if archived else view, before=before, limit=limit)
             return [rows.to_version(row, archived=archived) for row in page]
 
         return self._database.read(work)
+
+    def _versions(self, run: Run, name: EnvironmentName, view: View, *, before: int, limit: int) -> list[Row]:
+        """A page of versions by what is archived of them, whatever their environment is."""
+        wanted = _ARCHIVED[view]
+        statement = "versions_archived" if wanted else "versions"
+        return run(statement, workspace=self._workspace, name=name, before=before, limit=limit, **wanted)
 
     def update_version(
         self,

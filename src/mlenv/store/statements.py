@@ -104,7 +104,7 @@ def _versions() -> dict[str, Executable]:
     its = and_(environments.c.workspace == table.c.workspace, environments.c.name == table.c.name)
     shown = whole.add_columns(environments.c.archived.label("environment_archived")).join(environments, its)
     newest = table.c.sequence.desc()
-    page = whole.where(table.c.sequence < bindparam("before")).order_by(newest).limit(bindparam("limit"))
+    page = shown.where(table.c.sequence < bindparam("before")).order_by(newest).limit(bindparam("limit"))
     changing = ("description", "tags", "archived", "modified_at", "details")
     return {
         "version": whole.where(is_parameter(table, "version")),
