@@ -181,17 +181,22 @@ def python_package(
     return make_package(name, version, noarch="python", files=content | dict(files or {}), **options)
 
 
-def interpreter(version: str = "3.11.2", *, subdir: str = "linux-64", **options: Any) -> Package:
+def interpreter(
+    version: str = "3.11.2", *, subdir: str = "linux-64", home: str = "/usr/bin", **options: Any
+) -> Package:
     """
     A `python` package without a Python: its `bin/python3.11` hands over to the one at `/usr/bin/python3`.
 
     That one is told to be this one (PEP 405), so that its prefix is this package's, and modules are looked for there.
+
+    Args:
+        home: Where that one is, for what says so.
     """
     minor = ".".join(version.split(".")[:2])
     start = f"import os, sys; os.execv(sys.executable, ['{PLACEHOLDER}/bin/python{minor}', *sys.argv[1:]])"
     script = f'#!/bin/sh\nexec /usr/bin/python3 -ISc "{start}" "$@"\n'
     files: dict[str, bytes | File | Link] = {
-        "pyvenv.cfg": b"home = /usr/bin\ninclude-system-site-packages = false\n",
+        "pyvenv.cfg": f"home = {home}\ninclude-system-site-packages = false\n".encode(),
         f"bin/python{minor}": File(script.encode(), 0o755, "text"),
         "bin/python": Link(f"python{minor}"),
         "bin/python3": Link(f"python{minor}"),

@@ -10,10 +10,11 @@ from support.conda_locked import conda_lock, locked
 from support.conda_packages import interpreter, make_package, python_package
 from support.in_toto import check_statement
 
+from mlenv.core.conda_layer import CONDA_RECIPE
 from mlenv.core.digest import Digest
 from mlenv.core.evidence import InvalidEvidence
 from mlenv.core.image import MANIFEST_TYPE, Descriptor
-from mlenv.core.layer import Compression
+from mlenv.core.layer import RECIPE, Compression
 from mlenv.core.lock import Artifact, Lock, LockedBase, LockedContext, LockedPackage
 from mlenv.core.platform import Glibc, Platform, Target
 from mlenv.core.provenance import (
@@ -90,7 +91,7 @@ def test_the_parameters_say_what_was_asked_for() -> None:
         "lockOptions": {"asOf": "2025-06-01T23:59:59Z", "bytecode": True, "fromSource": ["old"]},
     }
     assert definition["internalParameters"] == {
-        "recipe": "1",
+        "recipe": str(RECIPE),
         "prefix": "/opt/env",
         "python": "3.11.2",
         "bytecodePython": "3.11.2",
@@ -124,7 +125,7 @@ def test_every_conda_package_is_a_dependency_with_its_address_hash_and_purl() ->
     facts = replace(FACTS, lock=lock)
     internal = statement(facts)["predicate"]["buildDefinition"]["internalParameters"]
     assert internal["channels"] == ["https://conda.example.org/main", other]
-    assert (internal["resolver"], internal["condaRecipe"]) == ("py-rattler 0.28.0, uv 0.9.0", "1")
+    assert (internal["resolver"], internal["condaRecipe"]) == ("py-rattler 0.28.0, uv 0.9.0", str(CONDA_RECIPE))
     found = dependencies(facts)
     assert set(found) == {"base", "pylock.toml", WHEEL.filename, *(each.artifact.filename for each in packages)}
     for each in packages:

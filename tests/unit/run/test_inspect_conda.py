@@ -41,12 +41,11 @@ class Environment:
             },
         )
         tool = python_package("tool", "2.0", entry_points=["tool = tool:main"])
-        self.prefix, self.lock = laid_out(root, interpreter(VERSION), zlib, tool)
+        home = Path(os.path.realpath(sys.executable)).parent
+        self.prefix, self.lock = laid_out(root, interpreter(VERSION, home=str(home)), zlib, tool)
         # The package's own python would not do: it is one of the machine in another's clothes.
         self.python = self.prefix / "bin/own-python"
         self.python.symlink_to(os.path.realpath(sys.executable))
-        home = Path(os.path.realpath(sys.executable)).parent
-        (self.prefix / "pyvenv.cfg").write_text(f"home = {home}\ninclude-system-site-packages = false\n")
 
     def check(self, lock: Lock | None = None, *, check_files: bool = True) -> CheckReport:
         """What a check says."""
