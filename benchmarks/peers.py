@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.engines import Registry, Setting, clear
 from benchmarks.measure import Measurement, measure
+from mlenv.resolve.uv_process import find_uv
 
 _DOCKERFILE = """\
 FROM localhost/base:latest
@@ -61,7 +62,7 @@ class Buildah:
         )
         (context / "Dockerfile").write_text(_DOCKERFILE.format(install=self._install()))
         command = ["buildah", "build", "--quiet", "--layers", "--isolation=chroot", "--network=host"]
-        command += ["--volume", f"{shutil.which('uv')}:/usr/local/bin/uv:ro"]
+        command += ["--volume", f"{find_uv()}:/usr/local/bin/uv:ro"]
         if self.cached:
             command += ["--volume", f"{self.setting.directory}/cache:/var/cache/uv"]
         return measure([*command, "--tag", f"localhost/bench:{which}", str(context)], self._environment, sample=True)
