@@ -1,7 +1,6 @@
 """A world for whole commands with conda: a channel on loopback beside the package index, and a base image with glibc."""
 
 import json
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,8 +86,3 @@ def make_conda_world(tmp_path: Path) -> Iterator[CondaWorld]:
             "CONDA_ROOT": "",
         }
         yield CondaWorld(plain.directory, plain.home, plain.index, settings, channels)
-
-
-def platform_tag() -> str:
-    """This machine's directory of a channel."""
-    return {"x86_64": "linux-64", "aarch64": "linux-aarch64"}[platform.machine()]
