@@ -18,6 +18,7 @@ import zstandard
 from support.conda_packages import File, Package, Parts, make_package, member, program_package, python_package
 from support.conda_world import USUAL, CondaWorld, make_conda_world
 from support.images import make_image
+from support.oci_registry import run_registry
 from support.world import BASE, MINOR
 
 from mlenv.build.validate import load_image
@@ -25,6 +26,7 @@ from mlenv.core.digest import Digest
 from mlenv.core.lock import Lock
 from mlenv.store.oci import OciLayout
 
+_ACCEPT = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
 _CODE = "import sys, toolbox, shelf, alpha, beta; print(sys.prefix, toolbox.VERSION, shelf.VERSION, alpha.VALUE)"
 
 
@@ -445,3 +447,29 @@ def test_four_processes_build_and_run_at_once(world: CondaWorld, prepared: dict[
     ended = [(each.communicate(), each.returncode) for each in processes]
     assert [code for _, code in ended] == [0] * 4, [err for (_, err), _ in ended]
     other.verify()
+
+
+def test_one_changed_package_is_one_layer_in_another_registry(world: CondaWorld, tmp_path: Path) -> None:
+    with run_registry(tmp_path / "registry") as registry:
+        place = f"{registry.host}/team/conda"
+        for name, more in (("pushed", ()), ("pushed-again", ("toolbox=1.0",))):
+            world.create(name, *USUAL, *more, pip=("alpha",))
+            before = registry.blobs
+            world.ok("environment", "push", f"{name}:1", f"{place}:{name}", "--insecure-registry", registry.host)
+        # The package's layer, the environment's, the configuration and the manifest; and what is attached to it.
+        new = registry.blobs - before
+        with registry.client() as client:
+            image = client.get(f"/v2/team/conda/manifests/{name}", headers=_ACCEPT).json()
+        layers = {each["digest"] for each in image["layers"]}
+        assert len(layers & new) == 2
+        found = (
+            "environment",
+            "evidence",
+            f"{name}:1",
+            "--from",
+            f"{place}:{name}",
+            "--insecure-registry",
+            registry.host,
+        )
+        world.ok(*found, "--type", "provenance", "--output-file", "provenance.json")
+        assert "toolbox-1.0-0.conda" in (world.directory / "provenance.json").read_text()
