@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.builds import alive, children_of, until
+from support.builds import alive, solvers_below, until
 from support.conda_channel import CondaChannels, serve_channels
 from support.conda_packages import make_package
 
@@ -71,26 +71,13 @@ def _solve(url: str, cache: Path, *specs: str, channels: tuple[str, ...] = ("mai
     return len(resolver.solve(request, progress=Silent()))
 
 
-def _solvers(pid: int) -> set[int]:
-    """The solvers below a process."""
-    found = set()
-    for each in children_of(pid):
-        try:
-            command = Path(f"/proc/{each}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"mlenv.conda_child" in command:
-            found.add(each)
-    return found
-
-
 @pytest.mark.parametrize("grace", [5.0, 0.0])
 def test_a_build_that_is_stopped_leaves_no_solver(tmp_path: Path, silent: socket.socket, grace: float) -> None:
     command = [sys.executable, "-c", _WAITING, str(tmp_path), _address(silent)]
     process = Process(command, environment=dict(os.environ), output=lambda _: None, grace=grace)
     silent.settimeout(60)
     connection, _ = silent.accept()
-    solvers = _solvers(process.pid)
+    solvers = solvers_below(process.pid)
     assert len(solvers) == 1
     # It is in a process group of its own, which is not the one of the build.
     assert all(os.getpgid(each) == each for each in solvers)
@@ -109,7 +96,7 @@ def test_a_solver_ends_with_whoever_asked_however_that_ends(
     asking = subprocess.Popen(command, start_new_session=True)
     silent.settimeout(60)
     connection, _ = silent.accept()
-    solvers = _solvers(asking.pid)
+    solvers = solvers_below(asking.pid)
     assert len(solvers) == 1
     os.killpg(asking.pid, number)
     asking.wait(20)
@@ -122,7 +109,7 @@ def test_a_channel_that_never_answers_is_given_up(tmp_path: Path, silent: socket
     with pytest.raises(CondaTimeout, match="did not end within 2 s"):
         _solve(_address(silent), tmp_path, "num", timeout=2.0)
     assert time.monotonic() - start < 20
-    assert not _solvers(os.getpid())
+    assert not solvers_below(os.getpid())
 
 
 def test_an_answer_that_is_too_large_is_refused(
@@ -131,7 +118,7 @@ def test_an_answer_that_is_too_large_is_refused(
     monkeypatch.setattr(conda_process, "_ANSWER", 600)
     with pytest.raises(CondaCrashed, match="gave an answer of more than"):
         _solve(channels.url, tmp_path, "num0", "num1", "num2")
-    assert not _solvers(os.getpid())
+    assert not solvers_below(os.getpid())
 
 
 def test_what_is_asked_and_answered_has_a_limit(
@@ -167,7 +154,7 @@ def test_no_more_solvers_run_at_once_than_there_is_room_for(channels: CondaChann
         """What a channel answers instead of what it has: nothing, but it is looked up at each request."""
 
         def items(self) -> Any:
-            seen.append(len(_solvers(os.getpid())))
+            seen.append(len(solvers_below(os.getpid())))
             return super().items()
 
     channels.answers = Watched()
@@ -182,7 +169,7 @@ def test_no_more_solvers_run_at_once_than_there_is_room_for(channels: CondaChann
 def test_whoever_waits_for_others_does_not_wait_longer_than_a_solution_may_take(tmp_path: Path) -> None:
     with pytest.raises(SolversBusy, match=r"none had ended after 0 s"):
         _solve("http://127.0.0.1:9", tmp_path, "num0", timeout=0.1, at_once=0)
-    assert _solvers(os.getpid()) == set()
+    assert solvers_below(os.getpid()) == set()
 
 
 def test_servers_have_room_for_two_and_whoever_works_alone_for_any_number(

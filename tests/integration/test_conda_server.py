@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.azure import azure_client
-from support.builds import AMD64, alive, children_of, make_site
+from support.builds import AMD64, alive, make_site, solvers_below
 from support.conda_channel import CondaChannels, serve_channels
 from support.conda_packages import make_package
 from support.conda_world import USUAL, CondaWorld, make_conda_world
@@ -360,23 +360,10 @@ def test_a_channel_that_never_answers_fails_the_build_in_the_end(
     assert str(ended.error).startswith(SILENT)
 
 
-def _solvers(pid: int) -> set[int]:
-    """The solvers below a process."""
-    found = set()
-    for each in children_of(pid):
-        try:
-            command = Path(f"/proc/{each}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"mlenv.conda_child" in command:
-            found.add(each)
-    return found
-
-
 def test_a_build_that_is_canceled_while_it_solves_leaves_no_solver(site: Site) -> None:
     build = site.build(site.world.create("stalled", "shelf", channels=(site.stall.url,)))
     wait_until(site.stall.reached.is_set, "the channel is not asked", 60, site.server)
-    solvers = _solvers(site.server.process.pid)
+    solvers = solvers_below(site.server.process.pid)
     assert solvers
     assert site.world.run("build", "cancel", build["id"]).returncode == 0
     wait_until(lambda: not alive(solvers), "the solver lives on", 20, site.server)

@@ -189,3 +189,16 @@ def until(condition: Callable[[], object], what: str, timeout: float, site: Buil
             raise AssertionError(f"{what} after {timeout:.0f} s\n{site.worker_logs() if site else ''}")
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+def solvers_below(pid: int) -> set[int]:
+    """The solvers of conda packages below a process."""
+    found = set()
+    for each in children_of(pid):
+        try:
+            command = Path(f"/proc/{each}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"mlenv.conda_child" in command:
+            found.add(each)
+    return found

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from mlenv.build.compression import LayerStream, open_stream, unlike_reference
-from mlenv.build.conflicts import Listed, PathConflict, Row, compare, merge
+from mlenv.build.conflicts import Listed, Row, merge
 from mlenv.build.interface import Blobs, LayerCache
 from mlenv.build.tarball import END, directory_header, file_header, link_header, padding
 from mlenv.core.conda_archive import CondaLimits, open_archive
@@ -32,7 +32,6 @@ __all__ = [
     "build_conda_layer",
     "build_conda_layers",
     "conda_environment_layer",
-    "find_conda_conflicts",
     "list_conda_packages",
     "open_conda_tree",
 ]
@@ -163,7 +162,7 @@ def conda_environment_layer(
 
 def list_conda_packages(plans: Iterable[CondaLayerPlan], recipe: CondaRecipe, *, blobs: Blobs) -> Listed:
     """
-    Names of packages and the files that each says it brings, in the order in which they win, for `conflicts.compare`.
+    Names of packages and the files that each says it brings, in the order in which they win, for `conflicts.find_conflicts`.
 
     Of each package, no more is read than what it says of itself.
 
@@ -179,11 +178,6 @@ def list_conda_packages(plans: Iterable[CondaLayerPlan], recipe: CondaRecipe, *,
             listed.append([_row(tree, each) for each in tree.contents.paths.values() if each.kind != "directory"])
             listed[-1] += [(f"bin/{each.name}", str(each), True) for each in tree.contents.entry_points]
     return names, listed
-
-
-def find_conda_conflicts(plans: Iterable[CondaLayerPlan], recipe: CondaRecipe, *, blobs: Blobs) -> list[PathConflict]:
-    """Paths that several conda packages bring with other content, across all layers, and who wins."""
-    return compare(*list_conda_packages(plans, recipe, blobs=blobs))
 
 
 def _row(tree: CondaTree, entry: PathEntry) -> Row:

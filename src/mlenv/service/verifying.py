@@ -117,7 +117,7 @@ class Verifying:
             users.setdefault(lock.context.digest, set()).add(what)
             if not self._blobs.has(lock.context.digest):
                 yield f"its build context {lock.context.digest} is gone"
-        for artifact in (*(each.artifact for each in lock.packages), *(each.artifact for each in lock.conda)):
+        for artifact in (each.artifact for each in lock.everything):
             users.setdefault(artifact.digest, set()).add(what)
             if artifact.url is None and not self._blobs.has(artifact.digest):
                 yield f"{artifact.filename} was built here and is gone"

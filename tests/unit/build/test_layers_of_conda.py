@@ -29,8 +29,9 @@ from mlenv.build.conda_layers import (
     build_conda_layer,
     build_conda_layers,
     conda_environment_layer,
-    find_conda_conflicts,
+    list_conda_packages,
 )
+from mlenv.build.conflicts import compare
 from mlenv.core.conda_archive import InvalidCondaArchive
 from mlenv.core.conda_layer import CondaLayerPlan, CondaRecipe, plan_conda_layers
 from mlenv.core.conda_package import CondaPackage
@@ -264,7 +265,9 @@ def test_two_packages_with_one_path(blobs: DirectoryBlobs) -> None:
     assert contents["opt/env/d/below"] == b"x"
     assert contents["opt/env/share/same"] == b"s"
     for plans in ([_plan(first, second)], [_plan(first), _plan(second)]):
-        found = {(each.path, each.kept, each.lost) for each in find_conda_conflicts(plans, _RECIPE, blobs=blobs)}
+        found = {
+            (each.path, each.kept, each.lost) for each in compare(*list_conda_packages(plans, _RECIPE, blobs=blobs))
+        }
         assert found == {("share/x", "b", "a"), ("d", "b", "a")}
 
 
