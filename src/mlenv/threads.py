@@ -1,6 +1,7 @@
 """Work in several threads at once: what waits for the network, the disk, or for C code that leaves the interpreter free."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from operator import length_hint
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
@@ -9,7 +10,7 @@ _Result = TypeVar("_Result")
 
 def in_threads(
     function: Callable[[_Item], _Result],
-    items: Sequence[_Item],
+    items: Iterable[_Item],
     *,
     workers: int,
     stop: Callable[[], None] = lambda: None,
@@ -18,22 +19,27 @@ def in_threads(
     The result for each item, in the order of the items, which are begun in that order.
 
     Args:
+        items: They may come with time: each is begun as it comes, if a worker is free.
+        workers: How many threads there are at most. For one, there is none but the caller's.
         stop: Lets those that are under way end soon; called when one has failed, or the user wants no more of it.
 
     Raises:
         Exception: What `function` raised for the first item that failed. Items that were not begun are left out, and
             those under way are waited for.
+        KeyboardInterrupt: The user wants no more of it, and waits for none of them.
     """
-    if len(items) < 2:
+    if min(workers, length_hint(items, workers)) < 2:
         return [function(each) for each in items]
     # NOTE: the pool imports 10 ms of modules, which building one changed layer need not pay.
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix=getattr(function, "__name__", "worker"))
+    wait = True
     try:
         return list(pool.map(function, items))
-    except BaseException:
+    except BaseException as error:
+        wait = not isinstance(error, KeyboardInterrupt)
         stop()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)

@@ -414,7 +414,7 @@ def test_other_bytes_than_locked_are_never_stored(world: CondaWorld) -> None:
     [
         ("lock", "lock.written"),
         ("lock", "blob.kept"),
-        ("build", "wheels.fetched"),
+        ("build", "packages.fetched"),
         ("build", "layer.written"),
         ("build", "layer.cached"),
         ("build", "image.written"),

@@ -71,7 +71,7 @@ COMMANDS = {
         ("lock", "lock.committed"),
         ("lock", "lock.named"),
         ("build", "blob.written#2"),
-        ("build", "wheels.fetched"),
+        ("build", "packages.fetched"),
         ("build", "layer.written"),
         ("build", "layer.cached"),
         ("build", "layer.written#2"),

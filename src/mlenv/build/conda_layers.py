@@ -12,7 +12,7 @@ from typing import Final
 
 from mlenv.build.compression import LayerStream, open_stream, unlike_reference
 from mlenv.build.conflicts import Listed, Row, merge
-from mlenv.build.interface import Blobs, LayerCache
+from mlenv.build.interface import AllHere, Blobs, Incoming, Incomplete, LayerCache
 from mlenv.build.tarball import END, directory_header, file_header, link_header, padding
 from mlenv.core.conda_archive import CondaLimits, open_archive
 from mlenv.core.conda_contents import PathEntry, read_contents
@@ -96,45 +96,56 @@ def build_conda_layers(
     *,
     blobs: Blobs,
     cache: LayerCache,
+    incoming: Incoming | None = None,
     progress: Progress | None = None,
 ) -> list[Layer]:
     """
     The layers for some plans, in their order: remembered, or else written, several at a time.
 
     Args:
+        incoming: Says when packages are there; None if all are.
         progress: Is told of the work, and warned of scripts that are not run.
 
     Raises:
         InvalidCondaArchive: A package that may not be installed.
         NotFound: A package is not in `blobs`.
+        Incomplete: Not all packages came.
     """
-    progress = progress or Silent()
+    progress, coming = progress or Silent(), incoming or AllHere()
     keys = [plan.key(recipe) for plan in plans]
     found = {key: known for key in keys if (known := cache.get(key)) is not None}
-    missing = [(key, plan) for key, plan in zip(keys, plans, strict=True) if key not in found]
+    missing = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in found}
     if not missing:
         return [found[key] for key in keys]
     if reason := unlike_reference(recipe.compression):
         progress.warn(f"layers made here may differ in their bytes from those made elsewhere: {reason}")
     # The largest first, so that no long one is left alone at the end.
-    missing.sort(key=lambda each: -each[1].size)
+    missing = dict(sorted(missing.items(), key=lambda each: -each[1].size))
     warnings: list[str] = []
-    with progress.step("Building conda layers", total=sum(plan.size for _, plan in missing), unit="bytes") as step:
+    with progress.step(
+        "Building conda layers", total=sum(plan.size for plan in missing.values()), unit="bytes"
+    ) as step:
 
-        def make(item: tuple[Digest, CondaLayerPlan]) -> Layer:
-            key, plan = item
-            layer, scripts = build_conda_layer(plan, recipe, blobs=blobs)
+        def make(key: Digest) -> tuple[Digest, Layer]:
+            try:
+                layer, scripts = build_conda_layer(missing[key], recipe, blobs=blobs)
+            except BaseException:
+                coming.stop()
+                raise
             warnings.extend(scripts)
             cache.put(key, layer)
             reach("layer.cached")
-            step.advance(plan.size)
-            return layer
+            step.advance(missing[key].size)
+            return key, layer
 
-        made = in_threads(make, missing, workers=_WRITERS)
-        step.note(f"{len(missing)} new, {len(found)} reused")
+        ready = coming.whole({key: plan.packages for key, plan in missing.items()})
+        made = dict(in_threads(make, ready, workers=min(_WRITERS, len(missing))))
+        if len(made) < len(missing):
+            raise Incomplete
+        step.note(f"{len(made)} new, {len(found)} reused")
     for warning in sorted(warnings):
         progress.warn(warning)
-    found |= dict(zip((key for key, _ in missing), made, strict=True))
+    found |= made
     return [found[key] for key in keys]
 
 

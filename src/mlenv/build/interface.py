@@ -1,13 +1,15 @@
 """What a build needs of the world: where bytes are, and which layers exist already."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mlenv.core.digest import Digest
 from mlenv.core.image import Descriptor
-from mlenv.core.layer import Layer
+from mlenv.core.layer import Layer, Sized
+
+_Key = TypeVar("_Key")
 
 
 class BlobWriter(Protocol):
@@ -56,6 +58,34 @@ class Blobs(Protocol):
 
     def remove(self, digest: Digest) -> None:
         """Delete a blob that nothing needs any more; no error if it is gone already."""
+
+
+class Incomplete(Exception):
+    """Packages that layers are to be made of do not come. Whoever brings them says why."""
+
+
+class Incoming(Protocol):
+    """Packages on their way into the store, while layers are made of those that are there."""
+
+    def whole(self, groups: Mapping[_Key, Sequence[Sized]]) -> Iterator[_Key]:
+        """
+        The keys of groups of packages, each as soon as all files of its group are there; of several, the first.
+
+        Ends before the last one where files do not come, or nobody wants more of them.
+        """
+
+    def stop(self) -> None:
+        """Nobody wants more of them. May be called from any thread."""
+
+
+class AllHere:
+    """`Incoming`, where nothing is on its way any more."""
+
+    def whole(self, groups: Mapping[_Key, Sequence[Sized]]) -> Iterator[_Key]:
+        return iter(groups)
+
+    def stop(self) -> None:
+        pass
 
 
 class LayerCache(Protocol):

@@ -2,13 +2,13 @@
 Layers made of wheels: deterministic tar streams, each made once and remembered by what it is made of.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from mlenv.build.compression import LayerStream, open_stream, unlike_reference
 from mlenv.build.conflicts import Entry, PathConflict, find_conflicts, install_order, merge, open_tree, remember_listing
-from mlenv.build.interface import Blobs, LayerCache
+from mlenv.build.interface import AllHere, Blobs, Incoming, Incomplete, LayerCache
 from mlenv.build.tarball import END, directory_header, file_header, padding
 from mlenv.core.digest import Digest
 from mlenv.core.layer import Layer, LayerPlan, LayerRecipe
@@ -19,6 +19,8 @@ from mlenv.faults import reach
 from mlenv.threads import in_threads
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
     from mlenv.build.bytecode import CompiledWheel
     from mlenv.build.compiler import Compiler
 
@@ -79,6 +81,7 @@ def build_layers(
     blobs: Blobs,
     cache: LayerCache,
     compiler: "Compiler | None" = None,
+    incoming: Incoming | None = None,
     progress: Progress | None = None,
 ) -> list[Layer]:
     """
@@ -87,14 +90,16 @@ def build_layers(
     Args:
         plans: What to build.
         recipe: How; if it has bytecode, `compiler` must be of that version.
-        blobs: Where wheels are, and where layers go.
+        blobs: Where wheels are, or will be, and where layers go.
         cache: What is remembered.
         compiler: Started only if bytecode is missing.
+        incoming: Says when wheels are there; None if all are.
         progress: Is told of the work. Conflicts are for `find_conflicts` to tell, which sees all layers.
 
     Raises:
         InvalidWheel: A wheel that may not be installed.
         CompilerFailed: There is no interpreter for the bytecode.
+        Incomplete: Not all wheels came.
     """
     progress = progress or Silent()
     keys = [plan.key(recipe) for plan in plans]
@@ -103,7 +108,7 @@ def build_layers(
     if missing:
         if reason := unlike_reference(recipe.compression):
             progress.warn(f"layers made here may differ in their bytes from those made elsewhere: {reason}")
-        found |= _build_missing(missing, recipe, blobs, cache, compiler, len(found), progress)
+        found |= _build_missing(missing, recipe, blobs, cache, compiler, incoming or AllHere(), len(found), progress)
     return [found[key] for key in keys]
 
 
@@ -113,36 +118,64 @@ def _build_missing(
     blobs: Blobs,
     cache: LayerCache,
     compiler: "Compiler | None",
+    incoming: Incoming,
     reused: int,
     progress: Progress,
 ) -> dict[Digest, Layer]:
-    """The largest first, so that no long one is left alone at the end."""
-    ordered = sorted(missing.items(), key=lambda each: -sum(package.artifact.size for package in each[1].packages))
-    packages = [package for _, plan in ordered for package in plan.packages]
-    total = sum(each.artifact.size for each in packages)
+    """Of those whose wheels are there, the largest first, so that no long one is left alone at the end."""
+    plans = dict(sorted(missing.items(), key=lambda each: -sum(package.artifact.size for package in each[1].packages)))
+    total = sum(package.artifact.size for plan in plans.values() for package in plan.packages)
     with progress.step("Building layers", total=total, unit="bytes") as step, ExitStack() as stack:
-        bytecode: Callable[[LockedPackage], CompiledWheel] | None = None
+        bytecode: _Compiling | None = None
         if recipe.bytecode and compiler:
-            bytecode = stack.enter_context(_compiling(packages, recipe, blobs, cache, compiler))
+            bytecode = stack.enter_context(_compiling(recipe, blobs, cache, compiler))
 
-        def layer(item: tuple[Digest, LayerPlan]) -> Layer:
-            key, plan = item
-            layer = build_layer(plan, recipe, blobs=blobs, bytecode=bytecode, cache=cache)
+        def ready() -> Iterator[Digest]:
+            for key in incoming.whole({key: plan.packages for key, plan in plans.items()}):
+                if bytecode:
+                    bytecode.begin(plans[key].packages)
+                yield key
+
+        def layer(key: Digest) -> tuple[Digest, Layer]:
+            try:
+                layer = build_layer(
+                    plans[key], recipe, blobs=blobs, bytecode=bytecode.of if bytecode else None, cache=cache
+                )
+            except BaseException:
+                incoming.stop()
+                raise
             cache.put(key, layer)
             reach("layer.cached")
-            step.advance(sum(package.artifact.size for package in plan.packages))
-            return layer
+            step.advance(sum(package.artifact.size for package in plans[key].packages))
+            return key, layer
 
-        layers = in_threads(layer, ordered, workers=_WRITERS)
-        step.note(f"{len(missing)} new, {reused} reused")
-    return dict(zip((key for key, _ in ordered), layers, strict=True))
+        made = dict(in_threads(layer, ready(), workers=min(_WRITERS, len(plans))))
+        if len(made) < len(plans):
+            raise Incomplete
+        step.note(f"{len(made)} new, {reused} reused")
+    return made
+
+
+class _Compiling:
+    """The bytecode of packages, compiled in the background on all cores, in the order in which they are begun."""
+
+    def __init__(self, pool: "Executor", compile_one: "Callable[[LockedPackage], CompiledWheel]") -> None:
+        self._pool, self._compile_one = pool, compile_one
+        self._pending: dict[str, Future[CompiledWheel]] = {}
+
+    def begin(self, packages: Iterable[LockedPackage]) -> None:
+        """Compile these."""
+        for each in packages:
+            self._pending[each.name] = self._pool.submit(self._compile_one, each)
+
+    def of(self, package: LockedPackage) -> "CompiledWheel":
+        """What was begun, once it is done."""
+        return self._pending[package.name].result()
 
 
 @contextmanager
-def _compiling(
-    packages: Sequence[LockedPackage], recipe: LayerRecipe, blobs: Blobs, cache: LayerCache, compiler: "Compiler"
-) -> "Iterator[Callable[[LockedPackage], CompiledWheel]]":
-    """Compile packages on all cores, in their order; what is yielded waits for the bytecode of one of them."""
+def _compiling(recipe: LayerRecipe, blobs: Blobs, cache: LayerCache, compiler: "Compiler") -> Iterator[_Compiling]:
+    """What compiles packages while the context lasts."""
     from concurrent.futures import ThreadPoolExecutor
 
     from mlenv.build.bytecode import bytecode_key, compile_wheel
@@ -155,9 +188,8 @@ def _compiling(
             return compile_wheel(blobs.path(digest), tree, key=key, compiler=compiler, blobs=blobs, cache=cache)
 
     with ThreadPoolExecutor(compiler.workers + 1, thread_name_prefix="bytecode") as pool:
-        pending = {each.name: pool.submit(compile_one, each) for each in packages}
         try:
-            yield lambda package: pending[package.name].result()
+            yield _Compiling(pool, compile_one)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             compiler.close()

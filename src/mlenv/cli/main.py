@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # NOTE: imports make many objects, of which none becomes garbage. Looking for it after every 700 of them takes longer
     # than a tenth of a short command.
     gc.set_threshold(_GARBAGE)
-    arguments = sys.argv[1:] if arguments is None else arguments
+    own, arguments = arguments is None, sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -45,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitStatus.PIPE
     except KeyboardInterrupt:
         printer.error("interrupted")
+        if own:
+            # Threads may wait for a server that sends nothing. What they leave behind is swept up as after a kill.
+            sys.stdout.flush()
+            os._exit(ExitStatus.INTERRUPTED)
         return ExitStatus.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - this is the edge; nothing above would say it better
         return report(error, printer)

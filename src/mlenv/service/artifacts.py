@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mlenv.build.interface import Blobs
+from mlenv.build.interface import AllHere, Blobs, Incoming, Incomplete
 from mlenv.core.layer import Sized
 from mlenv.core.lock import Artifact, LockedPackage
 from mlenv.core.progress import Progress, Step
 from mlenv.core.spec import Sources
 from mlenv.core.wheel_archive import InvalidPackage
 from mlenv.errors import MlenvError, NotFound
+from mlenv.faults import reach
+from mlenv.service.arriving import Arriving
 from mlenv.threads import in_threads
 
 if TYPE_CHECKING:
@@ -55,21 +57,43 @@ class Artifacts:
             Unavailable: A file could not be fetched.
             ExceptionGroup: Several of these.
         """
-        missing = [each for each in packages if not self._blobs.has(each.artifact.digest)]
-        if not missing:
+        if missing := self._missing(packages):
+            self._bring(missing, len(packages) - len(missing), sources, progress, Arriving(missing))
+
+    @contextmanager
+    def fetching(self, packages: Sequence[Sized], sources: Sources, *, progress: Progress) -> Iterator[Incoming]:
+        """
+        The same in the background, as long as the context lasts; it ends when all are there, or have failed.
+
+        What fails inside of it stops those that are under way.
+
+        Raises:
+            What `ensure` raises.
+        """
+        missing = self._missing(packages)
+        if len(missing) < 2:
+            # Threads would take longer to start than they save.
+            self.ensure(packages, sources, progress=progress)
+            yield AllHere()
             return
-        size = sum(each.artifact.size for each in missing)
-        what = "wheel" if all(isinstance(each, LockedPackage) for each in missing) else "package"
-        with progress.step(
-            f"Fetching {len(missing)} {what}{'s' if len(missing) > 1 else ''}", total=size, unit="bytes"
-        ) as step:
-            if kept := len(packages) - len(missing):
-                step.note(f"{kept} from cache")
-            failures = [failure for failure in self._fetch_all(missing, sources, step) if failure]
-        if len(failures) == 1:
-            raise failures[0]
-        if failures:
-            raise ExceptionGroup(f"{what}s could not be fetched", failures)
+        from concurrent.futures import ThreadPoolExecutor
+
+        arriving, wait = Arriving(missing), True
+        pool = ThreadPoolExecutor(1, thread_name_prefix="fetching")
+        bringing = pool.submit(self._bring, missing, len(packages) - len(missing), sources, progress, arriving)
+        try:
+            try:
+                yield arriving
+            except Incomplete:
+                bringing.result()
+                raise
+            bringing.result()
+        except BaseException as error:
+            wait = not isinstance(error, KeyboardInterrupt)
+            arriving.stop()
+            raise
+        finally:
+            pool.shutdown(wait)
 
     @contextmanager
     def refusing(
@@ -94,24 +118,53 @@ class Artifacts:
                         self._blobs.remove(each.artifact.digest)
             raise
 
-    def _fetch_all(self, packages: list[Sized], sources: Sources, step: Step) -> list[MlenvError | None]:
-        # NOTE: the largest first, so that none of them is left alone at the end.
-        ordered = sorted(packages, key=lambda each: -each.artifact.size)
-        return in_threads(lambda each: self._fetch(each, sources, step), ordered, workers=_PARALLEL)
+    def _missing(self, packages: Sequence[Sized]) -> list[Sized]:
+        """What the store does not hold, the largest first, so that none of them is left alone at the end."""
+        missing = [each for each in packages if not self._blobs.has(each.artifact.digest)]
+        return sorted(missing, key=lambda each: -each.artifact.size)
 
-    def _fetch(self, package: Sized, sources: Sources, step: Step) -> MlenvError | None:
+    def _bring(
+        self, missing: Sequence[Sized], kept: int, sources: Sources, progress: Progress, arriving: Arriving
+    ) -> None:
+        """Fetch packages, several at once, as one step. All are tried, whichever fails. Raises what `ensure` raises."""
+        size = sum(each.artifact.size for each in missing)
+        what = "wheel" if all(isinstance(each, LockedPackage) for each in missing) else "package"
+        title = f"Fetching {len(missing)} {what}{'s' if len(missing) > 1 else ''}"
+        with progress.step(title, total=size, unit="bytes") as step:
+            if kept:
+                step.note(f"{kept} from cache")
+
+            def fetch(package: Sized) -> MlenvError | None:
+                try:
+                    self._fetch(package, sources, step, arriving)
+                except MlenvError as error:
+                    arriving.fail()
+                    return error
+                except BaseException:
+                    arriving.stop()
+                    raise
+                arriving.came(package)
+                return None
+
+            ended = in_threads(fetch, missing, workers=_PARALLEL, stop=arriving.stop)
+        failures = [failure for failure in ended if failure]
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise ExceptionGroup(f"{what}s could not be fetched", failures)
+        reach("packages.fetched")
+
+    def _fetch(self, package: Sized, sources: Sources, step: Step, arriving: Arriving) -> None:
         artifact = package.artifact
         if artifact.url is None:
-            return ArtifactLost(artifact)
+            raise ArtifactLost(artifact)
         fetcher = self._fetcher() if isinstance(package, LockedPackage) else self._channels()
 
         def counted() -> Iterator[bytes]:
             for chunk in fetcher.fetch(artifact, sources):
+                if arriving.stopped:
+                    raise Incomplete
                 step.advance(len(chunk))
                 yield chunk
 
-        try:
-            self._blobs.put(counted(), digest=artifact.digest, size=artifact.size, what=artifact.filename)
-        except MlenvError as error:
-            return error
-        return None
+        self._blobs.put(counted(), digest=artifact.digest, size=artifact.size, what=artifact.filename)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv.build.compose import compose_image, environment_layer
 from mlenv.build.conflicts import Listed
-from mlenv.build.interface import Blobs, ImageNames, LayerCache
+from mlenv.build.interface import Blobs, ImageNames, Incoming, LayerCache
 from mlenv.build.layers import PathConflict, build_layers, find_conflicts
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.facts import BaseFacts, Interpreter
@@ -17,6 +17,7 @@ from mlenv.core.lock import LOCK_NAME, Artifact, Lock, LockedPackage
 from mlenv.core.platform import Glibc
 from mlenv.core.progress import Progress
 from mlenv.core.records import ImageKey
+from mlenv.core.spec import Sources
 from mlenv.core.wheel_tags import glibc_needed
 from mlenv.errors import InvalidInput, NotFound
 from mlenv.faults import reach
@@ -94,11 +95,9 @@ class ImageMaker:
         recipe = None
         if lock.count:
             interpreter = check_fits(lock, base.facts, str(version.spec.image))
-            self._artifacts.ensure(lock.everything, version.spec.sources, progress=progress)
-            reach("wheels.fetched")
             recipe = LayerRecipe(lock.target.python_minor, lock.bytecode, key.compression)
             with self._artifacts.refusing(lock.everything, partial(self._forget_bytecode, lock.bytecode)):
-                layers, new = self._package_layers(lock, recipe, progress)
+                layers, new = self._package_layers(lock, recipe, version.spec.sources, progress)
             count = len(layers)
             layers.append(self._environment_layer(lock, interpreter, recipe))
         image = compose_image(base.image, layers, spec=version.spec, lock=lock, recipe=recipe, blobs=self._blobs)
@@ -108,15 +107,27 @@ class ImageMaker:
         reach("image.named")
         return image, new, count
 
-    def _package_layers(self, lock: Lock, recipe: LayerRecipe, progress: Progress) -> tuple[list[Layer], int]:
+    def _package_layers(
+        self, lock: Lock, recipe: LayerRecipe, sources: Sources, progress: Progress
+    ) -> tuple[list[Layer], int]:
         """The layers of a lock's packages, the lowest first, and how many of them were made now."""
-        below, new, listing = self._conda_layers(lock, recipe, progress) if lock.conda else ([], 0, lambda: ([], []))
         plans = plan_layers(lock.packages)
-        missing = sum(1 for plan in plans if self._layers.get(plan.key(recipe)) is None)
-        with self._compiler(lock.bytecode) if lock.bytecode and missing else nullcontext() as compiler:
-            layers = build_layers(
-                plans, recipe, blobs=self._blobs, cache=self._layers, compiler=compiler, progress=progress
-            )
+        below: list[Layer] = []
+        new, listing = 0, _nothing_listed
+        with self._artifacts.fetching(lock.everything, sources, progress=progress) as incoming:
+            if lock.conda:
+                below, new, listing = self._conda_layers(lock, recipe, incoming, progress)
+            missing = sum(1 for plan in plans if self._layers.get(plan.key(recipe)) is None)
+            with self._compiler(lock.bytecode) if lock.bytecode and missing else nullcontext() as compiler:
+                layers = build_layers(
+                    plans,
+                    recipe,
+                    blobs=self._blobs,
+                    cache=self._layers,
+                    compiler=compiler,
+                    incoming=incoming,
+                    progress=progress,
+                )
         if new or missing:
             conflicts = find_conflicts(plans, recipe, blobs=self._blobs, cache=self._layers, below=listing())
             for warning in _describe(conflicts):
@@ -124,7 +135,7 @@ class ImageMaker:
         return [*below, *layers], new + missing
 
     def _conda_layers(
-        self, lock: Lock, recipe: LayerRecipe, progress: Progress
+        self, lock: Lock, recipe: LayerRecipe, incoming: Incoming, progress: Progress
     ) -> tuple[list[Layer], int, Callable[[], Listed]]:
         """The same of conda's packages, and what lists their files."""
         from mlenv.build.conda_layers import build_conda_layers, list_conda_packages
@@ -132,7 +143,9 @@ class ImageMaker:
 
         plans, conda = plan_conda_layers(lock.conda), _conda_recipe(lock, recipe)
         new = sum(1 for plan in plans if self._layers.get(plan.key(conda)) is None)
-        layers = build_conda_layers(plans, conda, blobs=self._blobs, cache=self._layers, progress=progress)
+        layers = build_conda_layers(
+            plans, conda, blobs=self._blobs, cache=self._layers, incoming=incoming, progress=progress
+        )
         return layers, new, lambda: list_conda_packages(plans, conda, blobs=self._blobs)
 
     def _environment_layer(self, lock: Lock, interpreter: Interpreter | None, recipe: LayerRecipe) -> Layer:
@@ -156,6 +169,10 @@ def _conda_recipe(lock: Lock, recipe: LayerRecipe) -> "CondaRecipe":
     from mlenv.core.conda_tree import CondaScheme
 
     return CondaRecipe(CondaScheme.of(lock.conda, recipe.prefix), recipe.compression)
+
+
+def _nothing_listed() -> Listed:
+    return [], []
 
 
 def check_fits(lock: Lock, facts: BaseFacts, name: str) -> Interpreter | None:
