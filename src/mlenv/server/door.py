@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
+from mlenv.server.threads import in_thread
 
 from mlenv.core.access import Caller, Operation, Principal
 from mlenv.core.scope import ScopeKind
@@ -43,7 +43,7 @@ async def caller_of(request: Request) -> Caller:
         # What is remembered costs no thread.
         principal = site.recall(secret)
         if principal is None:
-            principal = await run_in_threadpool(site.authenticate, secret)
+            principal = await in_thread(site.authenticate, secret)
         request.state.principal = principal
     return Caller(principal, request.client.host if request.client else "", getattr(request.state, "request_id", ""))
 
@@ -58,7 +58,7 @@ def opened(operation: Operation) -> Any:
         site = site_of(request)
         if site.is_at_hand(kind, name):
             return site.open(caller, operation, kind, name)
-        return await run_in_threadpool(site.open, caller, operation, kind, name)
+        return await in_thread(site.open, caller, operation, kind, name)
 
     open_services.operation = operation  # type: ignore[attr-defined]
     return Depends(open_services)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
+from mlenv.server.threads import in_thread
 
 from mlenv.core.access import Caller, Operation
 from mlenv.core.reference import Reference, Workspace
@@ -24,7 +24,7 @@ def azure_opened(operation: Operation) -> Any:
 
     async def open_services(request: Request) -> Services:
         request.state.caller = await caller_of(request)
-        return await run_in_threadpool(_open_addressed, request, operation)
+        return await in_thread(_open_addressed, request, operation)
 
     open_services.operation = operation  # type: ignore[attr-defined]
     return Depends(open_services)
