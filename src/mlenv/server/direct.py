@@ -15,9 +15,9 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from mlenv.server.threads import in_thread
 
 from mlenv.server.middleware import Receive, Scope, Send
+from mlenv.server.threads import in_thread
 
 #: What a function may ask for elsewhere, and not here.
 _ELSEWHERE: Final = (

@@ -104,7 +104,7 @@ _threads = Threads()
 
 def _begin_anew() -> None:
     """A child has none of its parent's threads."""
-    global _threads  # noqa: PLW0603
+    global _threads
     _threads = Threads()
 
 

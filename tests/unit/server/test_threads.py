@@ -39,7 +39,7 @@ def test_a_call_sees_the_context_of_its_request() -> None:
 
     async def both() -> list[str]:
         threads = Threads()
-        return await asyncio.gather(ask("a", threads), ask("b", threads))
+        return list(await asyncio.gather(ask("a", threads), ask("b", threads)))
 
     assert asyncio.run(both()) == ["a", "b"]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import Depends, Request
-from mlenv.server.threads import in_thread
 
 from mlenv.core.access import Caller, Operation
 from mlenv.core.reference import Reference, Workspace
 from mlenv.core.scope import Scope, ScopeKind
 from mlenv.server.door import caller_of, site_of
+from mlenv.server.threads import in_thread
 from mlenv.service.services import Services
 from mlenv.service.site import ScopeNotFound
 
