@@ -86,10 +86,11 @@ class Sampler:
 
     def _watch(self) -> None:
         while not self._ended.wait(0.1):
-            self._peak = max(self._peak, sum(_proportional(pid) for pid in _descendants(self._pid)))
+            self._peak = max(self._peak, sum(_proportional(pid) for pid in descendants(self._pid)))
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """A process, and all that it and those after it have started and that still run."""
     found = [pid]
     for each in found:
         try:
@@ -98,6 +99,19 @@ def _descendants(pid: int) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def processor_seconds(pids: Iterable[int]) -> float:
+    """The processor time that processes have taken since they began; those that have ended count for nothing."""
+    ticks = 0
+    for each in pids:
+        try:
+            # proc(5): the name, in brackets, may have spaces and brackets itself.
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _proportional(pid: int) -> int:

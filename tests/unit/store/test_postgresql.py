@@ -37,6 +37,16 @@ from mlenv.store.sql import SqlRegistry
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 IRIS = EnvironmentName("iris")
+NEW_ROW: dict[str, str | int | None] = {
+    "workspace": "team",
+    "name": "iris",
+    "archived": 0,
+    "latest_version": None,
+    "next_version": "1",
+    "last_sequence": 0,
+    "created_at": "x",
+    "modified_at": "x",
+}
 SECRETS = ("correct", "battery", "hunter2")
 
 
@@ -246,11 +256,8 @@ def test_a_version_is_registered_in_few_messages(
 
 
 def test_a_statement_that_fails_leaves_its_connection_good(database: PostgresqlDatabase) -> None:
-    row = {"workspace": "team", "name": "iris", "archived": 0, "latest_version": None, "next_version": "1"}
-    times = {"created_at": "x", "modified_at": "x"}
-
     def too_large(run: Run) -> None:
-        run("insert_environment", **row, **times, last_sequence=2**70)
+        run("insert_environment", **NEW_ROW | {"last_sequence": 2**70})
         run("environment", workspace="team", name="iris")
 
     with pytest.raises(UnstorableValue):
@@ -262,11 +269,8 @@ def test_a_statement_that_fails_leaves_its_connection_good(database: PostgresqlD
 
 
 def test_what_was_not_committed_is_taken_back(database: PostgresqlDatabase) -> None:
-    row = {"workspace": "team", "name": "iris", "archived": 0, "latest_version": None, "next_version": "1"}
-    times = {"created_at": "x", "modified_at": "x"}
-
     def work(run: Run) -> None:
-        run("insert_environment", **row, **times, last_sequence=0)
+        run("insert_environment", **NEW_ROW)
         assert run("environment", workspace="team", name="iris")
         raise KeyError
 
