@@ -188,7 +188,12 @@ def _serving(home: Path, arguments: argparse.Namespace) -> Iterator[_Server]:
     with serving(home, *flags, database=arguments.database) as served:
         host, _, port = served.url.rpartition("//")[2].rpartition(":")
         authority = home / "keys" / "ca.pem" if arguments.tls else None
-        yield _Server(host, int(port), served.token, url, authority, served.process)
+        server = _Server(host, int(port), served.token, url, authority, served.process)
+        # It says where it serves before its processes are ready.
+        with _connect(server) as connection:
+            connection.sendall(_get(server, ""))
+            _answer(connection)
+        yield server
 
 
 # The clients.
