@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import create_engine, insert
+from sqlalchemy import create_engine, insert, text
 
+from benchmarks.measure import descendants, processor_seconds
 from benchmarks.serving import serving
 from mlenv.core.digest import Digest
 from mlenv.core.spec import Requirement, Spec, canonical_json
@@ -38,19 +39,34 @@ _BASE = "/api/v1/workspaces/default/environments"
 _LINES = 20
 #: Gaps in the body of a creation.
 _NAME, _NUMBER = "THE-NAME", "THE-NUMBER"
+#: Those of this database, and those that write its log for all. Others may be at work for another database.
+_BACKENDS: Final = (
+    "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+    " AND (datname = current_database() OR backend_type IN ('walwriter', 'checkpointer', 'background writer'))"
+)
 #: Seconds at the start of each measurement that do not count.
 _WARM_UP = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Latency of one operation, in milliseconds, and how many of them were answered in a second."""
+    """
+    One operation, per request in milliseconds.
+
+    Attributes:
+        p50, p99: Latency.
+        rate: How many were answered in a second.
+        server, database, clients: Processor time. Unlike latency, what else the machine does hardly changes it.
+    """
 
     operation: str
     versions: int
     p50: float
     p99: float
     rate: float
+    server: float
+    database: float
+    clients: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +92,12 @@ def run(arguments: argparse.Namespace) -> None:
             figures += _measure(server, arguments, large)
     kind = "PostgreSQL" if arguments.database else "SQLite"
     print(f"{kind}, {arguments.clients} clients, {os.cpu_count()} cores\n")
-    print("| | versions | p50 ms | p99 ms | a second |\n|---|---|---|---|---|")
+    columns = ("", "versions", "p50 ms", "p99 ms", "a second", "server ms", "database ms", "clients ms")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for each in figures:
-        print(f"| {each.operation} | {each.versions} | {each.p50:.1f} | {each.p99:.1f} | {each.rate:.0f} |")
+        latency = f"{each.p50:.1f} | {each.p99:.1f} | {each.rate:.0f}"
+        processor = f"{each.server:.2f} | {each.database:.2f} | {each.clients:.2f}"
+        print(f"| {each.operation} | {each.versions} | {latency} | {processor} |")
     _RESULTS.mkdir(exist_ok=True)
     target = _RESULTS / f"server-{kind.lower()}.json"
     target.write_text(json.dumps([asdict(each) for each in figures], indent=2) + "\n")
@@ -153,6 +172,7 @@ class _Server:
     token: str
     url_of_database: str
     authority: Path | None
+    process: int
 
 
 @contextlib.contextmanager
@@ -168,7 +188,12 @@ def _serving(home: Path, arguments: argparse.Namespace) -> Iterator[_Server]:
     with serving(home, *flags, database=arguments.database) as served:
         host, _, port = served.url.rpartition("//")[2].rpartition(":")
         authority = home / "keys" / "ca.pem" if arguments.tls else None
-        yield _Server(host, int(port), served.token, url, authority)
+        server = _Server(host, int(port), served.token, url, authority, served.process)
+        # It says where it serves before its processes are ready.
+        with _connect(server) as connection:
+            connection.sendall(_get(server, ""))
+            _answer(connection)
+        yield server
 
 
 # The clients.
@@ -217,7 +242,7 @@ def _operation(
     name: str, make: Callable[[Random], bytes], server: _Server, arguments: argparse.Namespace, versions: int
 ) -> Figure:
     context = multiprocessing.get_context("fork")
-    results: Queue[tuple[list[float], str]] = context.Queue()
+    results: Queue[tuple[list[float], float, str]] = context.Queue()
     end = time.monotonic() + _WARM_UP + arguments.seconds
     clients = [
         context.Process(target=_client, args=(server, make, number, end, arguments.seconds, results))
@@ -225,17 +250,37 @@ def _operation(
     ]
     for each in clients:
         each.start()
-    found: list[list[float]] = []
+    time.sleep(max(0.0, end - arguments.seconds - time.monotonic()))
+    before = _processor(server)
+    time.sleep(max(0.0, end - time.monotonic()))
+    after = _processor(server)
+    found: list[float] = []
+    own = 0.0
     for _ in clients:
-        latencies, fault = results.get(timeout=arguments.seconds + 60)
+        latencies, took, fault = results.get(timeout=arguments.seconds + 60)
         if fault:
             raise RuntimeError(f"{name}: {fault}")
-        found.append(latencies)
+        found += latencies
+        own += took
     for each in clients:
         each.join()
-    seconds = sorted(latency for latencies in found for latency in latencies)
+    seconds = sorted(found)
     p50, p99 = _percentile(seconds, 0.5), _percentile(seconds, 0.99)
-    return Figure(name, versions, p50 * 1000, p99 * 1000, len(seconds) / arguments.seconds)
+    each_of = 1000 / max(1, len(seconds))
+    in_server, in_database = ((late - early) * each_of for early, late in zip(before, after, strict=True))
+    rate = len(seconds) / arguments.seconds
+    return Figure(name, versions, p50 * 1000, p99 * 1000, rate, in_server, in_database, own * each_of)
+
+
+def _processor(server: _Server) -> tuple[float, float]:
+    """What the server's processes have taken, and those that a PostgreSQL on this machine has for it, in seconds."""
+    database: list[int] = []
+    if server.url_of_database.startswith("postgresql"):
+        engine = create_engine(server.url_of_database)
+        with engine.connect() as connection:
+            database = list(connection.execute(text(_BACKENDS)).scalars())
+        engine.dispose()
+    return processor_seconds(descendants(server.process)), processor_seconds(database)
 
 
 def _percentile(values: Sequence[float], part: float) -> float:
@@ -248,20 +293,24 @@ def _client(
     number: int,
     end: float,
     measured: float,
-    results: "Queue[tuple[list[float], str]]",
+    results: "Queue[tuple[list[float], float, str]]",
 ) -> None:
-    """Tell the latencies of one client, or what went wrong."""
+    """Tell the latencies of one client and its processor time, or what went wrong."""
     try:
-        results.put((_latencies(server, make, number, end, measured), ""))
+        results.put((*_latencies(server, make, number, end, measured), ""))
     except (RuntimeError, OSError, ValueError) as error:
-        results.put(([], f"{type(error).__name__}: {error}"))
+        results.put(([], 0.0, f"{type(error).__name__}: {error}"))
 
 
 def _latencies(
     server: _Server, make: Callable[[Random], bytes], number: int, end: float, measured: float
-) -> list[float]:
-    """One client with one connection: what a request took, from its first byte to the answer's last, in seconds."""
+) -> tuple[list[float], float]:
+    """
+    One client with one connection: what each request took, from its first byte to the answer's last, in seconds; and what
+    processor time all took together.
+    """
     random, latencies = Random(number), []
+    begun = time.process_time()
     with _connect(server) as connection:
         while (started := time.monotonic()) < end:
             request = make(random)
@@ -272,7 +321,9 @@ def _latencies(
                 raise RuntimeError(f"answered with {status}: {request[:200]!r}")
             if started > end - measured:
                 latencies.append(time.monotonic() - started)
-    return latencies
+            else:
+                begun = time.process_time()
+    return latencies, time.process_time() - begun
 
 
 def _connect(server: _Server) -> socket.socket:

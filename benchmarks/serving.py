@@ -16,10 +16,11 @@ _TIMEOUT = 60
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Where a server is, and its administrator's token."""
+    """Where a server is, its administrator's token, and its first process."""
 
     url: str
     token: str
+    process: int
 
 
 class NotEmpty(RuntimeError):
@@ -49,7 +50,7 @@ def serving(home: Path, *flags: str, database: str | None = None) -> Iterator[Se
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=err)
         try:
             url = _address(process, log)
-            yield Served(url, _token(process))
+            yield Served(url, _token(process), process.pid)
         finally:
             process.terminate()
             process.wait(_TIMEOUT)

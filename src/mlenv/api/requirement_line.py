@@ -22,6 +22,11 @@ _LOCAL_HINT: Final = (
 )
 
 
+def is_plain(text: str) -> bool:
+    """Whether a line is a name, perhaps with one plain release: `check_requirement` has nothing to say of it, and keeps it."""
+    return len(text) <= _LONGEST and _PLAIN.fullmatch(text) is not None and _ARCHIVE.match(text) is None
+
+
 def check_requirement(
     text: str, place: Place, findings: Findings, *, editable: bool = False, constraint: bool = False
 ) -> Requirement:

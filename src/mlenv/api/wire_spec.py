@@ -10,7 +10,7 @@ from mlenv.api.files import TEXT_LIMIT, TOML_LIMIT
 from mlenv.api.problems import CredentialInUrl, Findings, InvalidField, InvalidLine, Place
 from mlenv.api.pylock import parse_pylock
 from mlenv.api.python_version import InvalidPython, parse_python
-from mlenv.api.requirement_line import check_requirement
+from mlenv.api.requirement_line import check_requirement, is_plain
 from mlenv.api.requirement_options import check_index_url
 from mlenv.api.schema import OWN_FIELDS
 from mlenv.api.variables import NAME
@@ -197,6 +197,8 @@ class _SpecChecker:
 
     def _requirements(self, path: str, lines: tuple[Requirement, ...], *, constraint: bool = False) -> None:
         for number, line in enumerate(lines):
+            if is_plain(line.text):
+                continue
             place = Place(f"{path}[{number}]")
             try:
                 kept = check_requirement(line.text, place, Findings(), constraint=constraint)

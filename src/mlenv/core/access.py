@@ -27,8 +27,10 @@ class Role(StrEnum):
 
     def includes(self, other: "Role") -> bool:
         """Whether this role may do what the other may."""
-        ranks = list(Role)
-        return ranks.index(self) >= ranks.index(other)
+        return _RANKS[self] >= _RANKS[other]
+
+
+_RANKS: Final = {role: rank for rank, role in enumerate(Role)}
 
 
 class Operation(StrEnum):
@@ -155,7 +157,7 @@ class Principal:
         if self.only is not None and scope not in self.only:
             return None
         found = [role for each in (scope, EVERYWHERE) if (role := self.roles.get(each)) is not None]
-        return max(found, key=list(Role).index, default=None)
+        return max(found, key=_RANKS.__getitem__, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
-from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.responses import JSONResponse, Response
 
 from mlenv.server import azure, health, routes
@@ -54,10 +53,9 @@ def create_app(
         setattr(app.state, name, value)
     app.state.readiness = Readiness(dict(checks or {}))
     _include(app, metrics is not None)
-    # The framework's own middlewares are left out. They catch errors, as `Surroundings` does, and keep what its routes open.
-    within = AsyncExitStackMiddleware(app.router)
+    # The framework's own middlewares are left out: they catch errors, as `Surroundings` does.
     distribution = Distribution(
-        within, site=site, public_url=settings.public_url, sweep=sweep_uploads or (lambda: None)
+        app.router.middleware_stack, site=site, public_url=settings.public_url, sweep=sweep_uploads or (lambda: None)
     )
     bodies = Bodies(
         distribution,

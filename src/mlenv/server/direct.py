@@ -15,9 +15,9 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 
 from mlenv.server.middleware import Receive, Scope, Send
+from mlenv.server.threads import in_thread
 
 #: What a function may ask for elsewhere, and not here.
 _ELSEWHERE: Final = (
@@ -66,7 +66,7 @@ class _Function:
 
     def call(self, arguments: Mapping[str, Any]) -> Awaitable[Any]:
         """What it returns. Functions that wait for disks and databases do so in a thread."""
-        return self._call(**arguments) if self._waits else run_in_threadpool(self._call, **arguments)
+        return self._call(**arguments) if self._waits else in_thread(self._call, **arguments)
 
     async def arguments(
         self, request: Request, known: dict[Callable[..., Any], Any], faults: list[Mapping[str, Any]]

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 
-from mlenv.server.middleware import Receive, Scope, Send
+from mlenv.server.direct import DirectRoute
+from mlenv.server.middleware import App, Receive, Scope, Send
 
 
 @dataclass(slots=True)
@@ -74,6 +76,12 @@ class Dispatcher:
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         self._routes: Sequence[Any] = list(routes)
+        # What matched as a whole is not to be asked again whether it takes the method. The framework's own routes need
+        # somebody who closes what they open.
+        self._apps: Sequence[App] = [
+            each.app if isinstance(each, DirectRoute) else AsyncExitStackMiddleware(each.handle)
+            for each in self._routes
+        ]
         self._root = _Node()
         for number, route in enumerate(self._routes):
             self._add(number, route)
@@ -91,7 +99,7 @@ class Dispatcher:
             match, found = route.matches(scope)
             if match is Match.FULL:
                 scope.update(found)
-                await route.handle(scope, receive, send)
+                await self._apps[number](scope, receive, send)
                 return
             if match is Match.PARTIAL:
                 partial = partial or (route, found)

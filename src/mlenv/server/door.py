@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
 
 from mlenv.core.access import Caller, Operation, Principal
 from mlenv.core.scope import ScopeKind
+from mlenv.server.threads import in_thread
 from mlenv.service.services import Services
 from mlenv.service.site import Site, UnknownToken
 
@@ -29,13 +29,16 @@ def site_of(request: Request) -> Site:
 
 def secret_of(request: Request) -> str | None:
     """The bearer token of a request (RFC 6750, section 2.1), or None."""
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    # Of several such headers, the first one counts.
+    shown = next((value for name, value in request.scope["headers"] if name == b"authorization"), b"")
+    scheme, _, secret = shown.decode("latin-1").partition(" ")
     return secret.strip() or None if scheme.lower() == "bearer" else None
 
 
 async def caller_of(request: Request) -> Caller:
     """Who asks. Raises `UnknownToken`."""
-    principal: Principal | None = getattr(request.state, "principal", None)
+    state = request.scope.setdefault("state", {})
+    principal: Principal | None = state.get("principal")
     if principal is None:
         if (secret := secret_of(request)) is None:
             raise UnknownToken("no token was shown")
@@ -43,9 +46,10 @@ async def caller_of(request: Request) -> Caller:
         # What is remembered costs no thread.
         principal = site.recall(secret)
         if principal is None:
-            principal = await run_in_threadpool(site.authenticate, secret)
-        request.state.principal = principal
-    return Caller(principal, request.client.host if request.client else "", getattr(request.state, "request_id", ""))
+            principal = await in_thread(site.authenticate, secret)
+        state["principal"] = principal
+    client = request.scope.get("client")
+    return Caller(principal, client[0] if client else "", state.get("request_id", ""))
 
 
 def opened(operation: Operation) -> Any:
@@ -58,7 +62,7 @@ def opened(operation: Operation) -> Any:
         site = site_of(request)
         if site.is_at_hand(kind, name):
             return site.open(caller, operation, kind, name)
-        return await run_in_threadpool(site.open, caller, operation, kind, name)
+        return await in_thread(site.open, caller, operation, kind, name)
 
     open_services.operation = operation  # type: ignore[attr-defined]
     return Depends(open_services)

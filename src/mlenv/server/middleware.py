@@ -107,25 +107,28 @@ class Surroundings:
         route = getattr(scope.get("route"), "path", "-")
         if self._observer is not None:
             self._observer.observe(scope["method"], route, status, seconds)
-        if self._access_log:
-            principal = scope["state"].get("principal")
-            client = scope.get("client")
-            _access.info(
-                "%s %s %d",
-                scope["method"],
-                scope["path"],
-                status,
-                extra={
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "route": route,
-                    "status": status,
-                    "seconds": round(seconds, 6),
-                    "client": client[0] if client else "",
-                    "principal": principal.name if principal is not None else "",
-                    "request": scope["state"]["request_id"],
-                },
-            )
+        if self._access_log and _access.isEnabledFor(logging.INFO):
+            self._log(scope, route, status, seconds)
+
+    @staticmethod
+    def _log(scope: Scope, route: str, status: int, seconds: float) -> None:
+        principal = scope["state"].get("principal")
+        client = scope.get("client")
+        what = (scope["method"], scope["path"], status)
+        extra = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "route": route,
+            "status": status,
+            "seconds": round(seconds, 6),
+            "client": client[0] if client else "",
+            "principal": principal.name if principal is not None else "",
+            "request": scope["state"]["request_id"],
+        }
+        # `_access.info` would first look for the line of code that it is called from.
+        _access.handle(
+            _access.makeRecord(_access.name, logging.INFO, "", 0, "%s %s %d", what, None, "access", extra=extra)
+        )
 
 
 def _request_id(scope: Scope) -> str:

@@ -22,7 +22,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from mlenv.errors import Unavailable
-from mlenv.server.http_protocol import PatientHttp
+from mlenv.server.joining import JoiningHttp
+from mlenv.server.middleware import App, Receive, Scope, Send
 from mlenv.server.settings import Settings
 from mlenv.server.tls import Certificate, prefer_clients_choice
 
@@ -152,8 +153,8 @@ def serve(
             to stop. -1 for a process that has no parent.
     """
     config = uvicorn.Config(
-        serving.app,
-        http=PatientHttp,
+        _entrance(serving.app),
+        http=JoiningHttp,
         # Not uvloop, which is taken where it happens to be installed: it can't send files.
         loop="asyncio",
         ws="none",
@@ -179,6 +180,18 @@ def serve(
         server.run(sockets=[listening])
     finally:
         serving.close(max(0.0, min(settings.shutdown_timeout, server.deadline - time.monotonic())))
+
+
+def _entrance(app: FastAPI) -> App:
+    """The application's middlewares, without what the framework looks for before them: telemetry that nobody sets up."""
+    within = app.middleware_stack
+    assert within is not None
+
+    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = app
+        await within(scope, receive, send)
+
+    return enter
 
 
 def _stop_with_parent(pipe: int, server: _Server) -> None:

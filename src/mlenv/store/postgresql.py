@@ -5,7 +5,6 @@ What may be waited for has a limit: connecting, a statement, a lock, a transacti
 was not used for a while is tried before it is, so that a database may be started anew under a server.
 """
 
-import logging
 import random
 import time
 from typing import Any, Final
@@ -61,8 +60,6 @@ _BUSY: Final = frozenset({"55P03", "57014", "40001", "40P01", "25P03"})
 _BUSY_HINT: Final = "try again; if it stays so, see `pg_stat_activity` for what holds the lock"
 _FULL_HINT: Final = "make room on the disk of the database"
 _UNUSABLE_HINT: Final = "check the database's own log, and that its user may use and change its tables"
-# Of statements in a pipeline, those after one that failed fail as well; the driver warns of them, and raises the first.
-logging.getLogger("psycopg").setLevel(logging.ERROR)
 _CROWDED: Final = ("too many clients", "too many connections", "remaining connection slots")
 
 
@@ -110,6 +107,8 @@ def postgresql_engine(url: URL, *, autocommit: bool = False) -> Engine:
         pool_timeout=POOL_TIMEOUT,
         pool_recycle=1800,
         isolation_level="AUTOCOMMIT" if autocommit else None,
+        # Whoever begins transactions by statements ends them as well: the pool would look at each connection once more.
+        pool_reset_on_return=None if autocommit else "rollback",
     )
 
     @event.listens_for(engine, "checkin")

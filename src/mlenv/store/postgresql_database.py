@@ -7,25 +7,32 @@ Connections are in the driver's autocommit mode: transactions are begun and ende
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, NoReturn, TypeAlias, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.pq import TransactionStatus
 from sqlalchemy import URL
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import PoolProxiedConnection
 
 from mlenv.store import postgresql
-from mlenv.store.database import Row, Run, StoreBusy, T, UnstorableValue
-from mlenv.store.server_statements import PostgresqlTexts
-
-_Connection: TypeAlias = "psycopg.Connection[Row]"
-Parameters: TypeAlias = dict[str, str | int | None]
+from mlenv.store.database import Row, Run, StoreBusy, T
+from mlenv.store.postgresql_pipeline import Statement, Statements, Values, exchange, statement
 
 #: How often a transaction is run again when another one came first.
 _ATTEMPTS: Final = 8
 #: A read sees one state of the database from its first statement to its last, and holds nobody up.
-_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_TEXTS: Final = PostgresqlTexts()
+_READING: Final = statement("begin reading", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+_WRITING: Final = statement("begin writing", "BEGIN")
+_COMMIT: Final = statement("commit", "COMMIT")
+_STATEMENTS: Final = Statements()
+
+
+class _Pooled(NamedTuple):
+    """A connection of the pool, and the keys of what it has prepared."""
+
+    driver: "psycopg.Connection[Any]"
+    prepared: set[bytes]
 
 
 class _ConnectionLost(Exception):
@@ -47,7 +54,7 @@ class PostgresqlDatabase:
     def read(self, work: Callable[[Run], T]) -> T:
         """Run `work` over one unchanging state of the database."""
 
-        def whole(connection: _Connection) -> T:
+        def whole(connection: _Pooled) -> T:
             transaction = _Transaction(connection, _READING)
             result = work(transaction.run)
             transaction.commit()
@@ -65,7 +72,7 @@ class PostgresqlDatabase:
             committing = False
             try:
                 with self._connection() as connection:
-                    transaction = _Transaction(connection, "BEGIN")
+                    transaction = _Transaction(connection, _WRITING)
                     result = work(transaction.run)
                     committing = True
                     transaction.commit()
@@ -86,7 +93,7 @@ class PostgresqlDatabase:
         """Nothing, if the database answers. Raises what `read` raises if not."""
         try:
             with self._connection() as connection:
-                connection.execute("SELECT 1")
+                connection.driver.execute("SELECT 1")
         except (_ConnectionLost, psycopg.Error) as error:
             self._refuse(error)
 
@@ -103,7 +110,7 @@ class PostgresqlDatabase:
         """The address without its password."""
         return postgresql.where(self.url)
 
-    def _try_twice(self, work: Callable[[_Connection], T]) -> T:
+    def _try_twice(self, work: Callable[[_Pooled], T]) -> T:
         """Read; once more if the connection was lost, as all are when a database starts anew."""
         try:
             try:
@@ -116,16 +123,16 @@ class PostgresqlDatabase:
             self._refuse(error)
 
     @contextmanager
-    def _connection(self) -> Iterator[_Connection]:
+    def _connection(self) -> Iterator[_Pooled]:
         """One of the pool; what it has begun and not committed is taken back. Raises `_ConnectionLost`."""
         try:
             pooled = self._engine.pool.connect()
         except PoolTimeout as error:
             hint = "try again; this process makes more requests than it has connections"
             raise StoreBusy(self.where, hint=hint) from error
-        connection = cast("_Connection", pooled.driver_connection)
+        connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
         try:
-            yield connection
+            yield _Pooled(connection, pooled.info.setdefault("prepared", set()))
         except psycopg.Error as error:
             if not connection.closed:
                 raise
@@ -139,6 +146,8 @@ class PostgresqlDatabase:
                 pooled.invalidate()
             raise
         finally:
+            if not connection.closed and connection.pgconn.transaction_status != TransactionStatus.IDLE:
+                _take_back(connection, pooled)
             pooled.close()
 
     def _refuse(self, error: BaseException) -> NoReturn:
@@ -147,48 +156,41 @@ class PostgresqlDatabase:
         raise postgresql.meaning(cause, self.url) from error
 
 
+def _take_back(connection: "psycopg.Connection[Any]", pooled: PoolProxiedConnection) -> None:
+    """End a transaction that was not committed. A connection where that fails is not used again."""
+    try:
+        connection.rollback()
+    except psycopg.Error:
+        pooled.invalidate()
+
+
 class _Transaction:
     """
     Statements over one connection. Those without an answer are sent together with the next that has one, or with the end.
 
-    So a transaction waits for the database as often as it reads, and holds locks for that much shorter
-    (postgresql.org/docs/current/libpq-pipeline-mode.html). What is wrong with a statement is told where it is waited for.
+    So a transaction waits for the database as often as it reads, and holds locks for that much shorter. What is wrong with
+    a statement is told where it is waited for.
 
     Args:
         begin: What begins it, if it is to have more than one statement.
     """
 
-    def __init__(self, connection: _Connection, begin: str | None = None) -> None:
+    def __init__(self, connection: _Pooled, begin: Statement | None = None) -> None:
         self._connection = connection
-        self._later: list[tuple[str, Parameters]] = [(begin, {})] if begin else []
+        self._later: list[tuple[Statement, Values]] = [(begin, ())] if begin else []
 
     def run(self, statement: str, /, **parameters: str | int | None) -> list[Row]:
         """See `mlenv.store.database.Run`."""
-        for name, value in parameters.items():
-            if isinstance(value, str) and "\0" in value:
-                raise UnstorableValue(f"{name} has a NUL character")
-        text = _TEXTS[statement]
-        self._later.append((text, parameters))
-        return self._send() if text.startswith("SELECT") or " RETURNING " in text else []
+        prepared = _STATEMENTS[statement]
+        self._later.append((prepared, prepared.values(parameters)))
+        return self._send() if prepared.reads else []
 
     def commit(self) -> None:
         """End it, and wait until what it wrote is on the disk."""
-        self._later.append(("COMMIT", {}))
+        self._later.append((_COMMIT, ()))
         self._send()
 
     def _send(self) -> list[Row]:
         """The rows of the last statement."""
         later, self._later = self._later, []
-        cursor = self._connection.cursor(row_factory=dict_row)
-        try:
-            if len(later) == 1:
-                cursor.execute(*later[0])
-            else:
-                with self._connection.pipeline():
-                    for each in later[:-1]:
-                        self._connection.execute(*each)
-                    cursor.execute(*later[-1])
-        except (UnicodeEncodeError, OverflowError) as error:
-            raise UnstorableValue("text that is not Unicode, or a number that is too large") from error
-        answer = cursor.pgresult
-        return cursor.fetchall() if answer is not None and answer.nfields else []
+        return exchange(self._connection.driver, self._connection.prepared, later)

@@ -213,7 +213,8 @@ class SqlRegistry(SqlWhole):
     ) -> tuple[EnvironmentVersion, bool]:
         name = definition.name
         found = run("environment_to_change", workspace=self._workspace, name=name)
-        environment = found[0] if found else self._new_environment(run, name, now)
+        is_new = not found
+        environment = self._new_environment(name, now) if is_new else found[0]
         # The same content may be stored as the version that was asked for, or as the latest. The next is likely free.
         wanted, free = definition.version or environment["latest_version"], environment["next_version"]
         key = {"workspace": self._workspace, "name": name}
@@ -227,16 +228,17 @@ class SqlRegistry(SqlWhole):
             raise VersionConflict(name, definition.version, stored=known.spec, given=definition.spec)
         version = definition.version or (self._free_version(run, environment) if taken else free)
         revived = bool(environment["archived"])
-        row = self._insert_version(run, environment, version, definition, written, now)
+        row = self._insert_version(run, environment, version, definition, written, now, is_new=is_new)
         if revived:
             self._audit_environment(run, name, False, now)
         self._audit(run, "version.create", f"{name}:{version}", None, _state(row), now)
         reach("version.added")
         return rows.to_version(row, archived=False), True
 
-    def _new_environment(self, run: Run, name: EnvironmentName, now: datetime) -> Row:
+    def _new_environment(self, name: EnvironmentName, now: datetime) -> Row:
+        """One that is not there yet: `_insert_version` inserts it, with its first version."""
         time = rows.from_time(now)
-        row: Row = {
+        return {
             "workspace": self._workspace,
             "name": name,
             "archived": 0,
@@ -246,8 +248,6 @@ class SqlRegistry(SqlWhole):
             "created_at": time,
             "modified_at": time,
         }
-        run("insert_environment", **row)
-        return row
 
     def _free_version(self, run: Run, environment: Row) -> VersionName:
         key = {"workspace": self._workspace, "name": environment["name"]}
@@ -264,7 +264,10 @@ class SqlRegistry(SqlWhole):
         definition: Definition,
         written: WrittenSpec,
         now: datetime,
+        *,
+        is_new: bool,
     ) -> Row:
+        """Insert it, and change its environment; or insert that, too, if it `is_new`."""
         spec = {"workspace": self._workspace, "document_digest": str(Digest.of(written.document.encode()))}
         run("insert_spec", **spec, document=written.document)
         self._revive(run, environment)
@@ -275,7 +278,10 @@ class SqlRegistry(SqlWhole):
             "last_sequence": environment["last_sequence"] + 1,
             "modified_at": _later(now, environment["modified_at"]) if environment["last_sequence"] else time,
         }
-        self._save_environment(run, environment)
+        if is_new:
+            run("insert_environment", **environment)
+        else:
+            self._save_environment(run, environment)
         row: Row = {
             **spec,
             "name": definition.name,

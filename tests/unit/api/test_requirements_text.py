@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from mlenv.api.files import no_files
-from mlenv.api.problems import CredentialInUrl, FileProblem, Findings, InvalidDefinition, InvalidLine
+from mlenv.api.problems import CredentialInUrl, FileProblem, Findings, InvalidDefinition, InvalidLine, Place
+from mlenv.api.requirement_line import check_requirement, is_plain
 from mlenv.api.requirements import Requirements, parse_requirements
 from mlenv.core.spec import Index, Origin
 
@@ -189,3 +190,27 @@ def test_several_faults_are_one_group() -> None:
     with pytest.raises(ExceptionGroup, match=r"2 problems in r\.txt") as caught:
         findings.raise_any("r.txt")
     assert all(isinstance(each, InvalidLine) for each in caught.value.exceptions)
+
+
+@pytest.mark.parametrize(
+    ("line", "plain"),
+    [
+        ("numpy", True),
+        ("numpy==1.26.4", True),
+        ("a >= 2", True),
+        ("Zope.Interface<=6", True),
+        ("x.zip", False),
+        ("x-1.tar.gz", False),
+        ("numpy ", False),
+        ("numpy[all]", False),
+        ("numpy==1.26rc1", False),
+        ("a" * 5000, False),
+    ],
+)
+def test_plain_lines_are_those_that_would_be_kept_without_a_word(line: str, plain: bool) -> None:
+    assert is_plain(line) is plain
+    if plain:
+        findings = Findings()
+        assert check_requirement(line, Place("x"), findings).text == line
+        assert not findings.problems
+        assert not findings.warnings

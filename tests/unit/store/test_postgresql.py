@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,8 +17,9 @@ from mlenv.core.environment import Definition, View
 from mlenv.core.reference import EnvironmentName
 from mlenv.core.spec import Spec, WrittenSpec
 from mlenv.errors import MlenvError
-from mlenv.store import postgresql
+from mlenv.store import postgresql, postgresql_database
 from mlenv.store.database import (
+    Row,
     Run,
     StoreBusy,
     StoreCrowded,
@@ -25,14 +27,26 @@ from mlenv.store.database import (
     StoreReadOnly,
     StoreUnreachable,
     StoreUnusable,
+    UnstorableValue,
 )
 from mlenv.store.postgresql import InvalidDatabase
 from mlenv.store.postgresql_database import PostgresqlDatabase
+from mlenv.store.postgresql_pipeline import exchange
 from mlenv.store.server_opening import open_database, open_postgresql
 from mlenv.store.sql import SqlRegistry
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 IRIS = EnvironmentName("iris")
+NEW_ROW: dict[str, str | int | None] = {
+    "workspace": "team",
+    "name": "iris",
+    "archived": 0,
+    "latest_version": None,
+    "next_version": "1",
+    "last_sequence": 0,
+    "created_at": "x",
+    "modified_at": "x",
+}
 SECRETS = ("correct", "battery", "hunter2")
 
 
@@ -220,6 +234,49 @@ def test_a_read_sees_one_state_and_writes_nothing(database: PostgresqlDatabase) 
     assert images(database) == ["b", "a"]
     with pytest.raises(StoreReadOnly):
         database.read(lambda run: run("delete_layer", key="x"))
+
+
+@pytest.mark.parametrize(("further", "messages"), [(False, 2), (True, 3)])
+def test_a_version_is_registered_in_few_messages(
+    database: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch, further: bool, messages: int
+) -> None:
+    if further:
+        add(database, "a")
+    sent: list[int] = []
+
+    def counting(connection: Any, prepared: set[bytes], calls: Sequence[Any]) -> list[Row]:
+        sent.append(len(calls))
+        return exchange(connection, prepared, calls)
+
+    monkeypatch.setattr(postgresql_database, "exchange", counting)
+    add(database, "b")
+    assert len(sent) == messages
+    # Once the end of the audit's chain is locked, nothing waits for this process.
+    assert sent[-1] >= 6
+
+
+def test_a_statement_that_fails_leaves_its_connection_good(database: PostgresqlDatabase) -> None:
+    def too_large(run: Run) -> None:
+        run("insert_environment", **NEW_ROW | {"last_sequence": 2**70})
+        run("environment", workspace="team", name="iris")
+
+    with pytest.raises(UnstorableValue):
+        database.write(too_large)
+    # The next one has the same connection, on which nothing after the fault was prepared.
+    assert database.ask("environment", workspace="team", name="iris") == []
+    add(database, "a")
+    assert images(database) == ["a"]
+
+
+def test_what_was_not_committed_is_taken_back(database: PostgresqlDatabase) -> None:
+    def work(run: Run) -> None:
+        run("insert_environment", **NEW_ROW)
+        assert run("environment", workspace="team", name="iris")
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        database.write(work)
+    assert database.ask("environment", workspace="team", name="iris") == []
 
 
 def test_a_server_that_was_started_anew_is_found_again(own_cluster: Cluster, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
 
 from mlenv.core.access import Caller, Operation
 from mlenv.core.reference import Reference, Workspace
 from mlenv.core.scope import Scope, ScopeKind
 from mlenv.server.door import caller_of, site_of
+from mlenv.server.threads import in_thread
 from mlenv.service.services import Services
 from mlenv.service.site import ScopeNotFound
 
@@ -24,7 +24,7 @@ def azure_opened(operation: Operation) -> Any:
 
     async def open_services(request: Request) -> Services:
         request.state.caller = await caller_of(request)
-        return await run_in_threadpool(_open_addressed, request, operation)
+        return await in_thread(_open_addressed, request, operation)
 
     open_services.operation = operation  # type: ignore[attr-defined]
     return Depends(open_services)
