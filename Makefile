@@ -8,8 +8,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_OPTIONS ?=
-# The tests of a file share what is costly to start, and run in one process.
-PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile
+# The tests of a file share what is costly to start, and run in one process. Files come in the order of their names, so
+# that those with the fewest tests, which take the longest, do not come last: unit tests do.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: dev lint format test quick docs benchmark clean
 
