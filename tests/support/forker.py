@@ -103,6 +103,7 @@ def _import_all() -> None:
             importlib.import_module(each.name)
     for name in _OTHERS:
         importlib.import_module(name)
+    importlib.import_module("mlenv.server.app").preload()
 
 
 def _serve(control: socket.socket) -> dict[str, Any] | None:
