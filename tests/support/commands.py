@@ -3,7 +3,7 @@
 
 A new interpreter takes up to a second to import what a command needs, and the tests start more than a thousand. So each
 process is forked by one that has imported all of it; it has its own streams, variables, directory, id, signals and end.
-Where a new interpreter would differ by its variables, or would stop at a fault, a new one is started.
+Where a new interpreter would differ by its variables, a new one is started.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from typing import Any
 
 _FORKER = Path(__file__).with_name("forker.py")
 #: Variables that are read before a program begins, or while it is imported.
-_EARLY = ("LANG", "LC_", "LD_", "MLENV_FAULT", "PYTHON", "TZ")
+_EARLY = ("LANG", "LC_", "LD_", "PYTHON", "TZ")
 #: What a process that is forked can be given.
 _KNOWN = frozenset({"cwd", "env", "stdin", "stdout", "stderr", "text", "errors", "start_new_session"})
 

@@ -164,6 +164,8 @@ def _become(request: dict[str, Any], streams: list[int], pipe: int) -> None:
     os.umask(request["umask"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    # It read its variable when it was imported.
+    importlib.reload(importlib.import_module("mlenv.faults"))
     # NOTE: the streams that are there would seek, or not, as what they were opened on.
     sys.stdin = io.TextIOWrapper(
         io.BufferedReader(io.FileIO(0, closefd=False)), encoding=sys.stdin.encoding, errors=sys.stdin.errors
