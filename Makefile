@@ -27,7 +27,7 @@ $(VENV)/.made: pyproject.toml
 lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers auto src tests benchmarks tools
+	$(BIN)/mypy src tests benchmarks tools
 
 format: dev
 	$(BIN)/ruff check --fix .
