@@ -8,8 +8,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_OPTIONS ?=
-# The tests of a file share what is costly to start, and run in one process.
-PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile
+# The tests of a file share what is costly to start, and run in one process. Files come in the order of their names, so
+# that the quick ones, the unit tests, come last. By itself, xdist takes files of few tests last, and some of these are
+# the longest.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: dev lint format test quick docs benchmark clean
 

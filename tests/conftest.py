@@ -6,6 +6,7 @@ are marked `container` get a podman that works on this machine, with a storage o
 tool is missing, the tests that need it fail.
 """
 
+import compileall
 import hashlib
 import os
 import shlex
@@ -30,13 +31,16 @@ _TOOLS = _REPOSITORY / "tools"
 _LOOPBACK = ["127.0.0.1", "::1", "localhost"]
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """
-    Let no signal be ignored, as is the way of a terminal.
+    Compile the program once, and let no signal be ignored, as is the way of a terminal.
 
-    A shell lets what it starts in the background ignore SIGINT and SIGQUIT, `nohup` SIGHUP; and the processes of the
-    tests, which test signals, would inherit that.
+    Where `PYTHONDONTWRITEBYTECODE` is set, each of a thousand processes would compile what it imports, which takes
+    longer than what most of them are started for. A shell lets what it starts in the background ignore SIGINT and
+    SIGQUIT, `nohup` SIGHUP; and the processes of the tests, which test signals, would inherit that.
     """
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(_REPOSITORY / "src", quiet=2)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -6,12 +6,11 @@ A block that starts with `$ mlenv … --help` is compared with the real output. 
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import commands
 
 from mlenv.cli.parser import COMMANDS, Command
 
@@ -38,10 +37,8 @@ _INDEX_HOSTS = [
 
 def _help(arguments: str) -> str:
     """What `mlenv ARGUMENTS` prints, 80 columns wide and without colour."""
-    program = "import sys; from mlenv.cli.main import main; sys.exit(main())"
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
-    command = [sys.executable, "-c", program, *arguments.split()]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    return str(commands.run(*arguments.split(), env=environment, check=True).stdout)
 
 
 def _normal(text: str) -> str:

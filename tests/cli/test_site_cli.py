@@ -6,7 +6,6 @@ import re
 import sqlite3
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import commands
 from support.oidc import CLIENT_ID, CLIENT_SECRET, serve_oidc
 from support.server import Server, run_server
 
@@ -37,8 +37,8 @@ class Person:
             "MLENV_OUTPUT": "json",
             **self.variables,
         }
-        return subprocess.Popen(
-            [sys.executable, "-m", "mlenv", *arguments],
+        return commands.start(
+            *arguments,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -4,12 +4,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import commands
 from support.builds import services_of
 from support.server import Server, run_server, wait_until
 from support.tiny_base import make_tiny_base
@@ -85,9 +85,8 @@ def mlenv(server: Server, directory: Path, *arguments: str) -> "subprocess.Compl
         "MLENV_CA": str(server.ca),
         "MLENV_TOKEN": server.token,
     }
-    return subprocess.run(
-        [sys.executable, "-m", "mlenv", *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    done: subprocess.CompletedProcess[str] = commands.run(*arguments, env=environment)
+    return done
 
 
 def test_a_directory_here_is_built_there(server: Server, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,9 @@ from mlenv.core.site_policy import SitePolicy
 from mlenv.service.builds import Builds
 from mlenv.service.tokens import Tokens
 from mlenv.wiring.hosted import Hosted, InScope
+from support import commands
 from support.index import addresses
+from support.server import make_empty_store
 from support.world import BASE, World, make_world
 
 AMD64 = Platform("linux", "amd64")
@@ -93,8 +94,8 @@ class BuildSite:
         if fault is not None:
             environment["MLENV_FAULT"] = fault
         with (self.world.directory / f"worker-{len(self.processes)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mlenv", "worker", "start", "--workers", str(workers), *flags],
+            process = commands.start(
+                *("worker", "start", "--workers", str(workers), *flags),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -128,6 +129,8 @@ def make_site(tmp_path: Path, url: str | None) -> Iterator[BuildSite]:
     """A site. Its worker processes are killed when the context ends."""
     with ExitStack() as stack:
         world = stack.enter_context(make_world(tmp_path))
+        if url is None:
+            make_empty_store(world.home)
         hosted = stack.enter_context(Hosted(world.home, address(url), SitePolicy(indexes=addresses())))
         Tokens(hosted.site).bootstrap()
         site = BuildSite(world, hosted, url, Gate())

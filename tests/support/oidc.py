@@ -11,6 +11,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -23,6 +24,12 @@ from joserfc.jwk import KeySet, RSAKey
 
 CLIENT_ID = "mlenv-client"
 CLIENT_SECRET = "not really / a secret+"
+
+
+@cache
+def _new_key(kid: str) -> RSAKey:
+    """A key of that name, the same for all providers of a process: making one takes longer than most tests with it."""
+    return RSAKey.generate_key(2048, {"kid": kid, "use": "sig", "alg": "RS256"})
 
 
 @dataclass
@@ -173,10 +180,6 @@ def serve_oidc() -> Iterator[OidcProvider]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _new_key(kid: str) -> RSAKey:
-    return RSAKey.generate_key(2048, {"kid": kid, "use": "sig", "alg": "RS256"})
 
 
 def _secret_of(header: str) -> str | None:

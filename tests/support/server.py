@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -18,7 +20,9 @@ import httpx
 from mlenv.cli.serving import application
 from mlenv.server.settings import Settings
 from mlenv.service.tokens import Tokens
+from mlenv.store.opening import open_sqlite
 from mlenv.wiring.hosted import Hosted
+from support import commands
 from support.index import addresses
 
 #: Seconds that a server may take to be ready, and to end.
@@ -69,9 +73,11 @@ class Server:
         self.url = ""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
         environment |= {"MLENV_HOME": str(self.home), "MLENV_INDEXES": ",".join(addresses()), **self.environment}
-        command = [*self.prefix, sys.executable, "-m", "mlenv", "server", "start", "--port", "0", *self.arguments]
+        arguments = ["server", "start", "--port", "0", *self.arguments]
+        command = [*self.prefix, sys.executable, "-m", "mlenv", *arguments]
         with (self.directory / "stdout").open("wb") as out, (self.directory / "stderr").open("wb") as err:
-            self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            more: dict[str, Any] = {"env": environment, "stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+            self.process = subprocess.Popen(command, **more) if self.prefix else commands.start(*arguments, **more)
 
     def stop(self) -> int:
         """Stop it gently. Returns its exit status."""
@@ -142,6 +148,21 @@ def run_server(
         server.stop()
 
 
+def make_empty_store(home: Path) -> None:
+    """Put a SQLite file with empty tables into a new home: a copy, since migrations take longer."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError), open(home / "mlenv.db", "xb", opener=partial(os.open, mode=0o600)) as file:
+        file.write(_empty_store())
+
+
+@cache
+def _empty_store() -> bytes:
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "mlenv.db")
+        open_sqlite(path).close()
+        return path.read_bytes()
+
+
 @dataclass
 class InProcess:
     """
@@ -169,6 +190,8 @@ def in_process(home: Path, database: str | None = None, **settings: object) -> I
     """An application over a new store, with the first administrator and the workspace `default`."""
     defaults = {"home": home, "database": database, "access_log": False, "indexes": addresses()}
     known = Settings.model_validate(defaults | settings)
+    if database is None:
+        make_empty_store(home)
     with Hosted(home, known.database_url, known.policy) as hosted:
         token = Tokens(hosted.site).bootstrap()
         assert token is not None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support import commands
 from support.images import make_image
 from support.index import PackageIndex, serve
 
@@ -40,8 +41,8 @@ class World:
         environment.pop("MLENV_FAULT", None)
         if fault:
             environment["MLENV_FAULT"] = fault
-        return subprocess.Popen(
-            [sys.executable, "-m", "mlenv", *arguments],
+        return commands.start(
+            *arguments,
             env=environment,
             cwd=self.directory,
             stdout=subprocess.PIPE,
