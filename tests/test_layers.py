@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,36 @@ def _arrows(tree: ast.Module, path: Path) -> list[str]:
 def test_arrows_point_down() -> None:
     wrong = [arrow for path, tree in _modules() for arrow in _arrows(tree, path)]
     assert not wrong, "arrows that point up, or between siblings:\n" + "\n".join(wrong)
+
+
+def _when_imported(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that run when a module is imported."""
+    for each in ast.iter_child_nodes(node):
+        if isinstance(each, ast.Import | ast.ImportFrom):
+            yield each
+        elif isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING":
+            for other in each.orelse:
+                yield from _when_imported(other)
+        elif not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _when_imported(each)
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """So each can be the first: the tests' own processes have imported all of them before a command begins."""
+    names = {path: ".".join(("mlenv", *path.relative_to(_SOURCE).with_suffix("").parts)) for path, _ in _modules()}
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    known, needs = set(names.values()), dict[str, set[str]]()
+    for path, tree in _modules():
+        found = needs[names[path]] = set[str]()
+        for node in _when_imported(tree):
+            if isinstance(node, ast.Import):
+                found |= {each.name for each in node.names} & known
+                continue
+            assert node.module is not None, f"{path}:{node.lineno}: say from which module"
+            below = {f"{node.module}.{each.name}" for each in node.names}
+            found |= (below & known) or ({node.module} & known)
+    # Raises `CycleError`, with the circle.
+    assert len(list(TopologicalSorter(needs).static_order())) == len(known)
 
 
 def test_core_opens_nothing_and_asks_no_clock() -> None:
