@@ -1,6 +1,7 @@
 """
 uvicorn's HTTP/1.1 over httptools, with limits on how long a client may take to send the head of a request and how large that
-may be, and with files sent by the kernel (`mlenv.server.sendfile`).
+may be, with files sent by the kernel (`mlenv.server.sendfile`), and with large bodies received past the parser
+(`mlenv.server.large_bodies`).
 """
 
 import asyncio
@@ -9,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
+from httptools import HttpRequestParser
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from mlenv.server.large_bodies import EXTENSION as BUFFERS
+from mlenv.server.large_bodies import WORTH_IT, Buffers, LargeBody
 from mlenv.server.middleware import Message, Receive, Scope, Send
 from mlenv.server.sendfile import EXTENSION, read_at_once, read_part
 
@@ -37,6 +41,8 @@ class PatientHttp(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _in_head = False
     _head = 0
+    #: Bytes of the request's body that the parser has given.
+    _came = 0
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -57,7 +63,7 @@ class PatientHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head = True, 0
+        self._in_head, self._head, self._came = True, 0, 0
         if self._timer is None:
             self._timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
 
@@ -70,6 +76,10 @@ class PatientHttp(HttpToolsProtocol):
             # RFC 9112, section 3.2. The parser makes an answer of 400 of it.
             raise ValueError("a request names one host")
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._came += len(body)
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
@@ -94,8 +104,34 @@ class PatientHttp(HttpToolsProtocol):
             else:
                 await send(message)
 
-        scope.setdefault("extensions", {})[EXTENSION] = {}
-        await cast(Any, self.config.loaded_app)(scope, receive, answer)
+        buffers = Buffers(receive, lambda: self._take_over(cycle))
+        scope.setdefault("extensions", {}).update({EXTENSION: {}, BUFFERS: buffers})
+        await cast(Any, self.config.loaded_app)(scope, buffers.receive, answer)
+
+    def _take_over(self, cycle: RequestResponseCycle) -> LargeBody | None:
+        """Receive the rest of a body past the parser; None where that can't be, or is not worth it."""
+        lengths = [value for name, value in cycle.scope["headers"] if name == b"content-length"]
+        if self.cycle is not cycle or not cycle.more_body or not lengths or self.transport.is_closing():
+            return None
+        rest = int(lengths[0]) - self._came
+        if rest < WORTH_IT:
+            return None
+        if cycle.waiting_for_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            cycle.waiting_for_100_continue = False
+        came, cycle.body = bytes(cycle.body), bytearray()
+
+        def done() -> None:
+            # The parser did not see the body: the next request needs one that waits for a head.
+            self.parser = HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            cycle.more_body = False
+            self.transport.set_protocol(self)
+
+        body = LargeBody(self, cycle, came, rest, done)
+        self.transport.set_protocol(body)
+        self.flow.resume_reading()
+        return body
 
     async def _send_file(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
         """Send a part of a file as the whole body. Raises `ClientDisconnect`, and `OSError` if the file is shorter."""

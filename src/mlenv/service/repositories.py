@@ -106,7 +106,7 @@ class Upload(Protocol):
     def expect(self, algorithm: str = ...) -> None:
         """Say, before the first byte, what the blob will be named by."""
 
-    def write(self, buffers: Sequence[bytes]) -> None:
+    def write(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Add bytes."""
 
     def truncate(self, size: int) -> None:

@@ -137,7 +137,7 @@ class Upload:
         if self.size == 0:
             self._hash = hashlib.new(algorithm)
 
-    def write(self, buffers: Sequence[bytes]) -> None:
+    def write(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Add bytes. If that fails, what came so far stays, and is read again to be hashed."""
         known, self._hash = self._hash, None
         for first in range(0, len(buffers), _BUFFERS):
@@ -187,7 +187,7 @@ class Upload:
                 self._hashes.popitem(last=False)
         os.close(self._descriptor)
 
-    def _write(self, buffers: Sequence[bytes]) -> None:
+    def _write(self, buffers: Sequence[bytes | memoryview]) -> None:
         rest: list[bytes | memoryview] = list(buffers)
         while rest:
             written = os.writev(self._descriptor, rest)

@@ -6,6 +6,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 
 from mlenv.core.repositories import ChunkOutOfOrder, WrongLength
+from mlenv.server.large_bodies import EXTENSION, Buffers
 from mlenv.server.oci.answers import Asked
 
 #: A chunk's place (distribution-spec, "Pushing a blob in chunks"): no unit before it, no length behind it.
@@ -24,14 +25,17 @@ class Body:
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
-        self._taken: list[bytes] = []
+        self._taken: list[bytes | memoryview] = []
+        self._buffers: Buffers | None = (asked.scope.get("extensions") or {}).get(EXTENSION)
         self.whole = False
         self._said = asked.header(b"content-range")
         match = _PLACE.fullmatch(self._said) if self._said is not None else None
         self._first, self._last = (int(match[1]), int(match[2])) if match else (-1, -1)
 
-    async def batch(self) -> list[bytes]:
-        """What comes next, a megabyte or so. Raises `ClientDisconnect`."""
+    async def batch(self) -> list[bytes | memoryview]:
+        """What comes next, a megabyte or so, to be given back with `release`. Raises `ClientDisconnect`."""
+        if self._buffers is not None:
+            self._buffers.begin()
         size = 0
         while not self.whole and size < _BATCH:
             message = await self._asked.receive()
@@ -43,7 +47,13 @@ class Body:
             self.whole = not message.get("more_body", False)
         return self.taken()
 
-    def taken(self) -> list[bytes]:
+    def release(self, batch: list[bytes | memoryview]) -> None:
+        """Say that a batch is not needed any more, so that its memory may be used again."""
+        if self._buffers is not None:
+            for each in batch:
+                self._buffers.release(each)
+
+    def taken(self) -> list[bytes | memoryview]:
         """What has come since it was last asked."""
         taken, self._taken = self._taken, []
         return taken

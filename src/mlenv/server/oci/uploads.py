@@ -147,20 +147,26 @@ class _Receiving:
         first = await self.body.batch()
         if self.body.whole:
             # Most blobs are small: one thread does all of it.
-            return await self.uploading.opened(self._open, lambda upload: self._at_once(upload, first))
+            size = await self.uploading.opened(self._open, lambda upload: self._at_once(upload, first))
+            self.body.release(first)
+            return size
         return await self._stream(await self.uploading.opened(self._open, self._begun), first)
 
-    async def _stream(self, upload: Upload, batch: list[bytes]) -> int:
+    async def _stream(self, upload: Upload, batch: list[bytes | memoryview]) -> int:
         """Write one batch while the next comes in."""
         threads = self.uploading.threads
         try:
             while not self.body.whole:
                 writing = asyncio.ensure_future(threads.run(upload.write, batch))
                 try:
-                    batch = await self.body.batch()
+                    following = await self.body.batch()
                 finally:
                     await writing
-            return await threads.run(self._end, upload, batch)
+                self.body.release(batch)
+                batch = following
+            size = await threads.run(self._end, upload, batch)
+            self.body.release(batch)
+            return size
         except ClientDisconnect:
             # What has come is kept: the client may go on with it.
             await threads.run(upload.write, self.body.taken())
@@ -183,7 +189,7 @@ class _Receiving:
             raise
         return upload
 
-    def _at_once(self, upload: Upload, batch: list[bytes]) -> int:
+    def _at_once(self, upload: Upload, batch: list[bytes | memoryview]) -> int:
         try:
             self._begin(upload)
             return self._end(upload, batch)
@@ -195,7 +201,7 @@ class _Receiving:
         self.body.check_place(self._start)
         upload.expect(SHA256 if self.digest is None else self.digest.algorithm)
 
-    def _end(self, upload: Upload, batch: list[bytes]) -> int:
+    def _end(self, upload: Upload, batch: list[bytes | memoryview]) -> int:
         upload.write(batch)
         try:
             self.body.check_length(upload.size - self._start)
