@@ -19,9 +19,9 @@ import pytest
 USER = "mlenv"
 PASSWORD = "correct horse@battery/staple"
 _PASSWORD_IN_URL = "correct%20horse%40battery%2Fstaple"
+#: Nothing waits for the disk, and what is committed outlives the server's end, if not the machine's.
 _SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "listen_addresses": "127.0.0.1",
     "max_connections": "150",
