@@ -1,8 +1,11 @@
 """Work in several threads at once: what waits for the network, the disk, or for C code that leaves the interpreter free."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import length_hint
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -13,6 +16,7 @@ def in_threads(
     items: Iterable[_Item],
     *,
     workers: int,
+    order: Callable[[_Item], int] | None = None,
     stop: Callable[[], None] = lambda: None,
 ) -> list[_Result]:
     """
@@ -21,6 +25,7 @@ def in_threads(
     Args:
         items: They may come with time: each is begun as it comes, if a worker is free.
         workers: How many threads there are at most. For one, there is none but the caller's.
+        order: Of the items that have come, the one for which this is least is begun first. Results are in that order then.
         stop: Lets those that are under way end soon; called when one has failed, or the user wants no more of it.
 
     Raises:
@@ -36,10 +41,25 @@ def in_threads(
     pool = ThreadPoolExecutor(workers, thread_name_prefix=getattr(function, "__name__", "worker"))
     wait = True
     try:
-        return list(pool.map(function, items))
+        return list(pool.map(function, items) if order is None else _least_first(pool, function, items, order))
     except BaseException as error:
         wait = not isinstance(error, KeyboardInterrupt)
         stop()
         raise
     finally:
         pool.shutdown(wait, cancel_futures=True)
+
+
+def _least_first(
+    pool: "Executor", function: Callable[[_Item], _Result], items: Iterable[_Item], order: Callable[[_Item], int]
+) -> Iterator[_Result]:
+    from queue import PriorityQueue
+
+    came: PriorityQueue[tuple[int, int, _Item]] = PriorityQueue()
+
+    def coming() -> Iterator[None]:
+        for number, item in enumerate(items):
+            came.put((order(item), number, item))
+            yield None
+
+    return pool.map(lambda _: function(came.get_nowait()[-1]), coming())

@@ -119,8 +119,6 @@ def build_conda_layers(
         return [found[key] for key in keys]
     if reason := unlike_reference(recipe.compression):
         progress.warn(f"layers made here may differ in their bytes from those made elsewhere: {reason}")
-    # The largest first, so that no long one is left alone at the end.
-    missing = dict(sorted(missing.items(), key=lambda each: -each[1].size))
     warnings: list[str] = []
     with progress.step(
         "Building conda layers", total=sum(plan.size for plan in missing.values()), unit="bytes"
@@ -139,7 +137,9 @@ def build_conda_layers(
             return key, layer
 
         ready = coming.whole({key: plan.packages for key, plan in missing.items()})
-        made = dict(in_threads(make, ready, workers=min(_WRITERS, len(missing))))
+        # The largest first, so that no long one is left alone at the end.
+        workers = min(_WRITERS, len(missing))
+        made = dict(in_threads(make, ready, workers=workers, order=lambda key: -missing[key].size))
         if len(made) < len(missing):
             raise Incomplete
         step.note(f"{len(made)} new, {len(found)} reused")

@@ -113,7 +113,7 @@ def build_layers(
 
 
 def _build_missing(
-    missing: dict[Digest, LayerPlan],
+    plans: dict[Digest, LayerPlan],
     recipe: LayerRecipe,
     blobs: Blobs,
     cache: LayerCache,
@@ -123,9 +123,9 @@ def _build_missing(
     progress: Progress,
 ) -> dict[Digest, Layer]:
     """Of those whose wheels are there, the largest first, so that no long one is left alone at the end."""
-    plans = dict(sorted(missing.items(), key=lambda each: -sum(package.artifact.size for package in each[1].packages)))
-    total = sum(package.artifact.size for plan in plans.values() for package in plan.packages)
-    with progress.step("Building layers", total=total, unit="bytes") as step, ExitStack() as stack:
+    sizes = {key: sum(package.artifact.size for package in plan.packages) for key, plan in plans.items()}
+    plans = {key: plans[key] for key in sorted(plans, key=lambda key: -sizes[key])}
+    with progress.step("Building layers", total=sum(sizes.values()), unit="bytes") as step, ExitStack() as stack:
         bytecode: _Compiling | None = None
         if recipe.bytecode and compiler:
             bytecode = stack.enter_context(_compiling(recipe, blobs, cache, compiler))
@@ -146,10 +146,11 @@ def _build_missing(
                 raise
             cache.put(key, layer)
             reach("layer.cached")
-            step.advance(sum(package.artifact.size for package in plans[key].packages))
+            step.advance(sizes[key])
             return key, layer
 
-        made = dict(in_threads(layer, ready(), workers=min(_WRITERS, len(plans))))
+        workers = min(_WRITERS, len(plans))
+        made = dict(in_threads(layer, ready(), workers=workers, order=lambda key: -sizes[key]))
         if len(made) < len(plans):
             raise Incomplete
         step.note(f"{len(made)} new, {reused} reused")
