@@ -71,16 +71,18 @@ class Artifacts:
             What `ensure` raises.
         """
         missing = self._missing(packages)
+        kept = len(packages) - len(missing)
         if len(missing) < 2:
             # Threads would take longer to start than they save.
-            self.ensure(packages, sources, progress=progress)
+            if missing:
+                self._bring(missing, kept, sources, progress, Arriving(missing))
             yield AllHere()
             return
         from concurrent.futures import ThreadPoolExecutor
 
         arriving, wait = Arriving(missing), True
         pool = ThreadPoolExecutor(1, thread_name_prefix="fetching")
-        bringing = pool.submit(self._bring, missing, len(packages) - len(missing), sources, progress, arriving)
+        bringing = pool.submit(self._bring, missing, kept, sources, progress, arriving)
         try:
             try:
                 yield arriving

@@ -1,11 +1,11 @@
 """Heads of requests as hostile clients send them: too slow, too large, or meant one way by a proxy and another way here."""
 
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 import uvicorn
+from support.asgi_server import serve
 
 from mlenv.server import http_protocol
 from mlenv.server.http_protocol import PatientHttp
@@ -30,14 +30,8 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 1.0)
-    server = uvicorn.Server(uvicorn.Config(_echo, http=PatientHttp, ws="none", lifespan="off", log_config=None))
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(_PATIENCE)
-    listening.close()
+    with serve(uvicorn.Config(_echo, http=PatientHttp, ws="none", lifespan="off", log_config=None)) as port:
+        yield port
 
 
 def _connect(port: int) -> socket.socket:

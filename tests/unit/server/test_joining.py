@@ -3,13 +3,13 @@
 import asyncio
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from support.asgi_server import serve
 
 from mlenv.server.joining import JoiningHttp, _Joined
 from mlenv.server.middleware import App, Receive, Scope, Send
@@ -95,14 +95,8 @@ def port(tmp_path: Path) -> Iterator[int]:
     config = uvicorn.Config(
         _answering(tmp_path / "file"), http=JoiningHttp, loop="asyncio", ws="none", lifespan="off", log_config=None
     )
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(_PATIENCE)
-    listening.close()
+    with serve(config) as port:
+        yield port
 
 
 def test_bodies_files_and_nothing_come_in_order_over_one_connection(port: int) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 import uvicorn
+from support.asgi_server import serve
 
 from mlenv.server import large_bodies
 from mlenv.server.http_protocol import PatientHttp
@@ -96,16 +97,9 @@ def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    receiver.port = listening.getsockname()[1]
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield receiver
-    receiver.going_on.set()
-    server.should_exit = True
-    thread.join(_PATIENCE)
-    listening.close()
+    with serve(config) as receiver.port:
+        yield receiver
+        receiver.going_on.set()
 
 
 def head(size: int, path: str = "/", more: str = "") -> bytes:

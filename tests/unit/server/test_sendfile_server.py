@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from support.asgi_server import serve
 
 from mlenv.server import http_protocol
 from mlenv.server.http_protocol import PatientHttp
@@ -74,14 +74,8 @@ def sender(request: pytest.FixtureRequest, large: Path) -> Iterator[Sender]:
     config = uvicorn.Config(
         app, http=PatientHttp, ws="none", lifespan="off", log_config=None, ssl_certfile=certificate, ssl_keyfile=key
     )
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield Sender(listening.getsockname()[1], large.read_bytes(), tls, broken)
-    server.should_exit = True
-    thread.join(_PATIENCE)
-    listening.close()
+    with serve(config) as port:
+        yield Sender(port, large.read_bytes(), tls, broken)
 
 
 def ask(connection: socket.socket, first: int, count: int) -> None:
