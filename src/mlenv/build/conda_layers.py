@@ -8,11 +8,11 @@ record in `conda-meta/`, which has the hashes of all, is the last.
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Final
 
 from mlenv.build.compression import LayerStream, open_stream, unlike_reference
 from mlenv.build.conflicts import Listed, Row, merge
-from mlenv.build.interface import AllHere, Blobs, Incoming, Incomplete, LayerCache
+from mlenv.build.interface import AllHere, Blobs, Incoming, LayerCache
+from mlenv.build.missing_layers import make_missing
 from mlenv.build.tarball import END, directory_header, file_header, link_header, padding
 from mlenv.core.conda_archive import CondaLimits, open_archive
 from mlenv.core.conda_contents import PathEntry, read_contents
@@ -26,7 +26,6 @@ from mlenv.core.progress import Progress, Silent
 from mlenv.core.wheel import InstalledFile
 from mlenv.core.wheel_record import encode_digest
 from mlenv.faults import reach
-from mlenv.threads import in_threads
 
 __all__ = [
     "build_conda_layer",
@@ -35,9 +34,6 @@ __all__ = [
     "list_conda_packages",
     "open_conda_tree",
 ]
-
-#: How many layers are written at once.
-_WRITERS: Final = 2
 
 
 @contextmanager
@@ -111,7 +107,7 @@ def build_conda_layers(
         NotFound: A package is not in `blobs`.
         Incomplete: Not all packages came.
     """
-    progress, coming = progress or Silent(), incoming or AllHere()
+    progress = progress or Silent()
     keys = [plan.key(recipe) for plan in plans]
     found = {key: known for key in keys if (known := cache.get(key)) is not None}
     missing = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in found}
@@ -124,24 +120,13 @@ def build_conda_layers(
         "Building conda layers", total=sum(plan.size for plan in missing.values()), unit="bytes"
     ) as step:
 
-        def make(key: Digest) -> tuple[Digest, Layer]:
-            try:
-                layer, scripts = build_conda_layer(missing[key], recipe, blobs=blobs)
-            except BaseException:
-                coming.stop()
-                raise
+        def make(key: Digest) -> Layer:
+            layer, scripts = build_conda_layer(missing[key], recipe, blobs=blobs)
             warnings.extend(scripts)
-            cache.put(key, layer)
-            reach("layer.cached")
-            step.advance(missing[key].size)
-            return key, layer
+            return layer
 
-        ready = coming.whole({key: plan.packages for key, plan in missing.items()})
-        # The largest first, so that no long one is left alone at the end.
-        workers = min(_WRITERS, len(missing))
-        made = dict(in_threads(make, ready, workers=workers, order=lambda key: -missing[key].size))
-        if len(made) < len(missing):
-            raise Incomplete
+        groups = {key: plan.packages for key, plan in missing.items()}
+        made = make_missing(make, groups, incoming=incoming or AllHere(), cache=cache, step=step)
         step.note(f"{len(made)} new, {len(found)} reused")
     for warning in sorted(warnings):
         progress.warn(warning)

@@ -4,11 +4,12 @@ Layers made of wheels: deterministic tar streams, each made once and remembered 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mlenv.build.compression import LayerStream, open_stream, unlike_reference
 from mlenv.build.conflicts import Entry, PathConflict, find_conflicts, install_order, merge, open_tree, remember_listing
-from mlenv.build.interface import AllHere, Blobs, Incoming, Incomplete, LayerCache
+from mlenv.build.interface import AllHere, Blobs, Incoming, LayerCache
+from mlenv.build.missing_layers import make_missing
 from mlenv.build.tarball import END, directory_header, file_header, padding
 from mlenv.core.digest import Digest
 from mlenv.core.layer import Layer, LayerPlan, LayerRecipe
@@ -16,7 +17,6 @@ from mlenv.core.lock import LockedPackage
 from mlenv.core.progress import Progress, Silent
 from mlenv.core.wheel import InstalledTree
 from mlenv.faults import reach
-from mlenv.threads import in_threads
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from mlenv.build.compiler import Compiler
 
 __all__ = ["PathConflict", "build_layer", "build_layers", "find_conflicts", "install_order"]
-
-#: How many layers are written at once, beside the processes that compile.
-_WRITERS: Final = 2
 
 
 def build_layer(
@@ -122,37 +119,22 @@ def _build_missing(
     reused: int,
     progress: Progress,
 ) -> dict[Digest, Layer]:
-    """Of those whose wheels are there, the largest first, so that no long one is left alone at the end."""
-    sizes = {key: sum(package.artifact.size for package in plan.packages) for key, plan in plans.items()}
-    plans = {key: plans[key] for key in sorted(plans, key=lambda key: -sizes[key])}
-    with progress.step("Building layers", total=sum(sizes.values()), unit="bytes") as step, ExitStack() as stack:
+    total = sum(package.artifact.size for plan in plans.values() for package in plan.packages)
+    with progress.step("Building layers", total=total, unit="bytes") as step, ExitStack() as stack:
         bytecode: _Compiling | None = None
         if recipe.bytecode and compiler:
             bytecode = stack.enter_context(_compiling(recipe, blobs, cache, compiler))
 
-        def ready() -> Iterator[Digest]:
-            for key in incoming.whole({key: plan.packages for key, plan in plans.items()}):
-                if bytecode:
-                    bytecode.begin(plans[key].packages)
-                yield key
+        def begin(key: Digest) -> None:
+            if bytecode:
+                bytecode.begin(plans[key].packages)
 
-        def layer(key: Digest) -> tuple[Digest, Layer]:
-            try:
-                layer = build_layer(
-                    plans[key], recipe, blobs=blobs, bytecode=bytecode.of if bytecode else None, cache=cache
-                )
-            except BaseException:
-                incoming.stop()
-                raise
-            cache.put(key, layer)
-            reach("layer.cached")
-            step.advance(sizes[key])
-            return key, layer
+        def make(key: Digest) -> Layer:
+            compiled = bytecode.of if bytecode else None
+            return build_layer(plans[key], recipe, blobs=blobs, bytecode=compiled, cache=cache)
 
-        workers = min(_WRITERS, len(plans))
-        made = dict(in_threads(layer, ready(), workers=workers, order=lambda key: -sizes[key]))
-        if len(made) < len(plans):
-            raise Incomplete
+        groups = {key: plan.packages for key, plan in plans.items()}
+        made = make_missing(make, groups, incoming=incoming, cache=cache, step=step, begin=begin)
         step.note(f"{len(made)} new, {reused} reused")
     return made
 
