@@ -37,12 +37,27 @@ POOL_SIZE: Final = 10
 POOL_MOST: Final = 20
 
 _DRIVERS: Final = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
-_OPTIONS: Final = (
-    f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout={LOCK_TIMEOUT}s "
-    f"-c idle_in_transaction_session_timeout={IDLE_TIMEOUT}s "
-    # Every list here is a page in the order of an index. Without statistics yet, or for a limit that it does not know,
-    # the planner would rather read all rows and sort them.
-    "-c enable_bitmapscan=off -c random_page_cost=1.1"
+#: Every list here is a page in the order of an index, and what is joined to its rows is found by an index. Without statistics
+#: yet, for a limit that it does not know, or where one environment has most of the versions, the planner would rather read
+#: all rows, and sort or hash them. Of the values of one request it would make the same plan again, and take longer for that
+#: than most take to run.
+_PLANS: Final = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "max_parallel_workers_per_gather": "0",
+    "random_page_cost": "1.1",
+    "plan_cache_mode": "force_generic_plan",
+}
+_OPTIONS: Final = " ".join(
+    f"-c {name}={value}"
+    for name, value in {
+        "statement_timeout": f"{STATEMENT_TIMEOUT}s",
+        "lock_timeout": f"{LOCK_TIMEOUT}s",
+        "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT}s",
+        **_PLANS,
+    }.items()
 )
 #: Seconds after which a connection that was not used is tried before it is.
 _TRIED_AFTER: Final = 5.0

@@ -1,13 +1,13 @@
 """How environments and versions become rows, and rows those."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from mlenv.core.digest import Digest
 from mlenv.core.environment import Environment, EnvironmentVersion
-from mlenv.core.reference import EnvironmentName, LabelName, VersionName
+from mlenv.core.reference import EnvironmentName, VersionName
 from mlenv.core.spec import WrittenSpec, canonical_json
 from mlenv.store.database import Row
 
@@ -22,26 +22,15 @@ def to_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def to_environments(page: Iterable[Row]) -> list[Environment]:
-    """Environments by name, from their rows: each has a row for each of its labels, or one without."""
-    found: dict[str, Environment] = {}
-    labels: dict[LabelName, VersionName] = {}
-    for row in sorted(page, key=lambda each: (each["name"], each["label"] or "")):
-        if (name := row["name"]) not in found:
-            labels = {}
-            found[name] = _to_environment(row, labels)
-        if row["label"] is not None:
-            labels[row["label"]] = row["label_version"]
-    return list(found.values())
-
-
-def _to_environment(row: Row, labels: Mapping[LabelName, VersionName]) -> Environment:
+def to_environment(row: Row) -> Environment:
+    """An environment from its row, which has its labels."""
+    labels = row["labels"]
     return Environment(
         name=row["name"],
         latest_version=row["latest_version"],
         next_version=row["next_version"],
         archived=bool(row["archived"]),
-        labels=labels,
+        labels=dict(sorted(json.loads(labels).items())) if labels else {},
         created_at=to_time(row["created_at"]),
         modified_at=to_time(row["modified_at"]),
     )

@@ -11,8 +11,24 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Executable, Select, Table, and_, bindparam, delete, exists, insert, select, tuple_, update
+from sqlalchemy import (
+    Executable,
+    ScalarSelect,
+    Select,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import GenericFunction
 
 from mlenv.store import tables
 
@@ -60,10 +76,31 @@ def _all(table: Table, *keys: str, rows: Select[Any] | None = None) -> Executabl
     return page.where(is_parameter(table, "workspace")) if "workspace" in table.c else page
 
 
+class json_object_agg(GenericFunction[str]):
+    """A JSON object of names and values, or NULL of none, as text (PostgreSQL's documentation, 9.21)."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(json_object_agg, "postgresql")
+def _objects_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    return f"CAST(json_object_agg({compiler.process(element.clauses, **options)}) AS TEXT)"
+
+
+@compiles(json_object_agg, "sqlite")
+def _objects_of_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    # sqlite.org/json1.html#jgroupobject. Of none it would give `{}`.
+    names = compiler.process(element.clauses, **options)
+    return f"CASE WHEN count(*) THEN json_group_object({names}) END"
+
+
 def _environments() -> dict[str, Executable]:
     table = tables.environments
-    one = select(table).where(is_parameter(table, "workspace", "name"))
-    page = select(table).where(is_parameter(table, "workspace"), table.c.name > bindparam("after"))
+    its = is_parameter(table, "workspace", "name")
+    one = select(table).where(its)
+    shown = select(*(table.c[name] for name in _SHOWN), _labels_of(table).label("labels"))
+    page = shown.where(is_parameter(table, "workspace"), table.c.name > bindparam("after"))
     page = page.order_by(table.c.name).limit(bindparam("limit"))
     names = (
         select(table.c.name).where(is_parameter(table, "workspace")).order_by(table.c.name).limit(bindparam("limit"))
@@ -73,9 +110,9 @@ def _environments() -> dict[str, Executable]:
     return {
         "environment": one,
         "environment_to_change": one.with_for_update(),
-        "environment_labeled": _labeled(one),
-        "environments": _labeled(page),
-        "environments_archived": _labeled(page.where(is_parameter(table, "archived"))),
+        "environment_labeled": shown.where(its),
+        "environments": page,
+        "environments_archived": page.where(is_parameter(table, "archived")),
         "environment_names": names,
         "environment_names_from": names_from,
         "insert_environment": _insert(table),
@@ -83,18 +120,22 @@ def _environments() -> dict[str, Executable]:
     }
 
 
-def _labeled(page: Select[Any]) -> Executable:
-    """What is shown of environments, with their labels: a row for each label, or one without, in no order."""
-    found, labels, later = page.subquery("page"), tables.labels, tables.labels.alias("later")
+def _labels_of(environments: Table) -> ScalarSelect[str]:
+    """
+    Where an environment's labels point, as JSON, or NULL if it has none.
+
+    NOTE: asked for by itself for each environment of a page. Joined, they would be put together with all that may be there:
+    a database does not know how many a page has when it makes its plan.
+    """
+    labels, later = tables.labels, tables.labels.alias("later")
     superseded = exists().where(
         later.c.workspace == labels.c.workspace,
         later.c.name == labels.c.name,
         later.c.label == labels.c.label,
         later.c.sequence > labels.c.sequence,
     )
-    its = and_(labels.c.workspace == found.c.workspace, labels.c.name == found.c.name, ~superseded)
-    shown = [found.c[name] for name in _SHOWN]
-    return select(*shown, labels.c.label, labels.c.version.label("label_version")).outerjoin_from(found, labels, its)
+    its = and_(labels.c.workspace == environments.c.workspace, labels.c.name == environments.c.name, ~superseded)
+    return select(json_object_agg(labels.c.label, labels.c.version)).where(its).scalar_subquery()
 
 
 def _versions() -> dict[str, Executable]:
