@@ -1,12 +1,24 @@
 """Transactions over named statements, whatever the database is, and what can go wrong with it."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from mlenv.core.disk_faults import DiskFailed, DiskFull, disk_fault
 from mlenv.errors import Conflict, InvalidInput, Unavailable
 
 Row: TypeAlias = dict[str, Any]
+#: Statements that fail where what they change is no longer as it was read: they insert what others can't have inserted as well,
+#: or say what they change (`update_environment`); and those that depend on nothing that was read.
+GUARDED: Final = frozenset(
+    {
+        "insert_environment",
+        "insert_spec",
+        "insert_version",
+        "update_environment",
+        "insert_audit",
+        "update_audit_head",
+    }
+)
 T = TypeVar("T")
 
 
@@ -37,6 +49,18 @@ class Database(Protocol):
             StoreUnreachable, StoreCrowded: A database server does not let us in.
             StoreUnusable: It can't be read or written.
             UnstorableValue: A parameter is nothing that a database keeps.
+        """
+
+    def write_together(self, work: Callable[[Run], T], *, key: str) -> T:
+        """
+        The same, but others that come at the same time may become part of the transaction, and wait for the disk once.
+
+        Args:
+            work: Reads before it writes. To be read at once, and written a little later, it has to write by `GUARDED`.
+            key: What it changes. Of those with one key, only one is part of a transaction.
+
+        Raises:
+            What `write` raises.
         """
 
     def check(self) -> list[str]:

@@ -7,6 +7,7 @@ Connections are in the driver's autocommit mode: transactions are begun and ende
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import psycopg
@@ -17,7 +18,9 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from mlenv.store import postgresql
 from mlenv.store.database import Row, Run, StoreBusy, T
+from mlenv.store.group_commit import GroupCommit
 from mlenv.store.postgresql_pipeline import Statement, Statements, Values, exchange, statement
+from mlenv.store.postgresql_together import Calls, Draft, NotTogether, write_together
 
 #: How often a transaction is run again when another one came first.
 _ATTEMPTS: Final = 8
@@ -50,6 +53,7 @@ class PostgresqlDatabase:
     def __init__(self, url: URL) -> None:
         self.url = url
         self._engine = postgresql.postgresql_engine(url, autocommit=True)
+        self._group: GroupCommit[Draft] = GroupCommit(partial(write_together, self._send_together))
 
     def read(self, work: Callable[[Run], T]) -> T:
         """Run `work` over one unchanging state of the database."""
@@ -88,6 +92,27 @@ class PostgresqlDatabase:
                     raise StoreBusy(self.where) from error
             time.sleep(postgresql.pause(attempt))
         raise AssertionError("the last attempt returns or raises")
+
+    def write_together(self, work: Callable[[Run], T], *, key: str) -> T:
+        """See `mlenv.store.database.Database`."""
+        draft = Draft(self.ask, _STATEMENTS, key)
+        try:
+            result = work(draft.run)
+            if draft.calls:
+                self._group.run(draft)
+            return result
+        except NotTogether:
+            return self.write(work)
+        except (_ConnectionLost, psycopg.Error) as error:
+            self._refuse(error)
+
+    def _send_together(self, calls: Calls) -> None:
+        """Run statements in one transaction. Raises `NotTogether` if one failed, and `_ConnectionLost`."""
+        try:
+            with self._connection() as connection:
+                exchange(connection.driver, connection.prepared, [(_WRITING, ()), *calls, (_COMMIT, ())])
+        except psycopg.Error as error:
+            raise NotTogether from error
 
     def ping(self) -> None:
         """Nothing, if the database answers. Raises what `read` raises if not."""

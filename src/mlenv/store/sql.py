@@ -68,7 +68,9 @@ class SqlRegistry(SqlWhole):
         self._check_author()
         # Before the transaction, so that nobody waits for it meanwhile.
         written = WrittenSpec.of(definition.spec)
-        answer = self._database.write(lambda run: self._add(run, definition, written, now))
+        answer = self._database.write_together(
+            lambda run: self._add(run, definition, written, now), key=f"{self._workspace}/{definition.name}"
+        )
         reach("version.committed")
         return answer
 
@@ -167,8 +169,7 @@ class SqlRegistry(SqlWhole):
             if check is not None:
                 check(self._labeled(run, name))
             if bool(row["archived"]) != archived:
-                row |= {"archived": int(archived), "modified_at": _later(now, row["modified_at"])}
-                self._save_environment(run, row)
+                self._change_environment(run, row, archived=int(archived), modified_at=_later(now, row["modified_at"]))
                 self._audit_environment(run, name, archived, now)
             return self._labeled(run, name)
 
@@ -269,22 +270,22 @@ class SqlRegistry(SqlWhole):
         spec = {"workspace": self._workspace, "document_digest": str(Digest.of(written.document.encode()))}
         run("insert_spec", **spec, document=written.document)
         self._revive(run, environment)
-        time = rows.from_time(now)
-        environment |= {
+        time, sequence = rows.from_time(now), environment["last_sequence"] + 1
+        new: Row = {
+            "archived": 0,
             "latest_version": version,
             "next_version": next_after(VersionName(environment["next_version"]), version),
-            "last_sequence": environment["last_sequence"] + 1,
-            "modified_at": _later(now, environment["modified_at"]) if environment["last_sequence"] else time,
+            "last_sequence": sequence,
         }
         if is_new:
-            run("insert_environment", **environment)
+            run("insert_environment", **environment | new)
         else:
-            self._save_environment(run, environment)
+            self._change_environment(run, environment, **new, modified_at=_later(now, environment["modified_at"]))
         row: Row = {
             **spec,
             "name": definition.name,
             "version": version,
-            "sequence": environment["last_sequence"],
+            "sequence": sequence,
             "spec_digest": str(written.digest),
             "description": definition.description,
             "tags": rows.from_tags(definition.tags),
@@ -300,8 +301,7 @@ class SqlRegistry(SqlWhole):
         """The same content is registered once more: restore it, and take over description and tags where given."""
         if environment["archived"]:
             self._revive(run, environment)
-            environment["modified_at"] = _later(now, environment["modified_at"])
-            self._save_environment(run, environment)
+            self._change_environment(run, environment, archived=0, modified_at=_later(now, environment["modified_at"]))
             self._audit_environment(run, definition.name, False, now)
             row = self._version(run, definition.name, row["version"])
         description = row["description"] if definition.description is None else definition.description
@@ -314,7 +314,6 @@ class SqlRegistry(SqlWhole):
         """Bring an archived environment back for one of its versions; the others stay archived, each by itself."""
         if environment["archived"]:
             run("archive_versions", the_workspace=self._workspace, the_name=environment["name"], archived=1)
-            environment["archived"] = 0
 
     def _change(self, run: Run, environment: Row, row: Row, *, now: datetime, new: Row) -> EnvironmentVersion:
         new = {"details": row["details"], **new}
@@ -333,10 +332,12 @@ class SqlRegistry(SqlWhole):
         action = "environment.archive" if archived else "environment.restore"
         self._audit(run, action, name, {"archived": not archived}, {"archived": archived}, now)
 
-    def _save_environment(self, run: Run, row: Row) -> None:
+    def _change_environment(self, run: Run, row: Row, **new: str | int) -> None:
+        """Write what is new of an environment. `row`: as it was read; it has the new values afterwards."""
+        seen = {f"the_{column}": row[column] for column in ("workspace", "name", "modified_at")}
+        row |= new
         changing = ("archived", "latest_version", "next_version", "last_sequence", "modified_at")
-        key = {"the_workspace": self._workspace, "the_name": row["name"]}
-        run("update_environment", **key, **{column: row[column] for column in changing})
+        run("update_environment", **seen, **{column: row[column] for column in changing})
 
     def _environment(self, run: Run, name: EnvironmentName, *, change: bool = False) -> Row:
         found = run("environment_to_change" if change else "environment", workspace=self._workspace, name=name)

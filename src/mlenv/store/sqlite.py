@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -28,7 +29,7 @@ from mlenv.store.database import (
     T,
     UnstorableValue,
 )
-from mlenv.store.group_commit import GroupCommit
+from mlenv.store.group_commit import GroupCommit, SqliteWork, in_savepoints
 from mlenv.store.sqlite_statements import SQL
 
 #: How long one process waits for another's transaction, in seconds.
@@ -65,7 +66,7 @@ class SqliteDatabase:
         self._idle: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
         self._process = os.getpid()
-        self._group = GroupCommit(self._writing)
+        self._group: GroupCommit[SqliteWork] = GroupCommit(partial(in_savepoints, self._writing))
 
     def read(self, work: Callable[[Run], T]) -> T:
         """Run `work` over one unchanging state of the database."""
@@ -85,6 +86,10 @@ class SqliteDatabase:
         except sqlite3.Error as error:
             refuse(error, self._path)
         return result
+
+    def write_together(self, work: Callable[[Run], T], *, key: str) -> T:
+        """The same: whatever is written at one time is committed together."""
+        return self.write(work)
 
     def ping(self) -> None:
         """Nothing, if the database answers. Raises what `read` raises if not."""

@@ -17,8 +17,10 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    Update,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     insert,
@@ -62,7 +64,7 @@ def _insert_if_missing(table: Table) -> Executable:
     return insert(table).from_select([column.name for column in table.columns], row)
 
 
-def _set(table: Table, keys: tuple[str, ...], values: tuple[str, ...]) -> Executable:
+def _set(table: Table, keys: tuple[str, ...], values: tuple[str, ...]) -> Update:
     """Which row is said by parameters `the_…`: SQLAlchemy keeps a column's own name for its new value."""
     row = and_(*(table.c[column] == bindparam(f"the_{column}") for column in keys))
     return update(table).where(row).values({name: bindparam(name) for name in values})
@@ -105,8 +107,11 @@ def _environments() -> dict[str, Executable]:
     names = (
         select(table.c.name).where(is_parameter(table, "workspace")).order_by(table.c.name).limit(bindparam("limit"))
     )
-    changing = ("archived", "latest_version", "next_version", "last_sequence", "modified_at")
+    changing = ("archived", "latest_version", "next_version", "modified_at")
     names_from = names.where(table.c.name >= bindparam("first"))
+    # No number, which can't be written, if others have changed it since it was read.
+    unchanged = table.c.modified_at == bindparam("the_modified_at")
+    counted = case((unchanged, bindparam("last_sequence", type_=table.c.last_sequence.type)))
     return {
         "environment": one,
         "environment_to_change": one.with_for_update(),
@@ -116,7 +121,7 @@ def _environments() -> dict[str, Executable]:
         "environment_names": names,
         "environment_names_from": names_from,
         "insert_environment": _insert(table),
-        "update_environment": _set(table, ("workspace", "name"), changing),
+        "update_environment": _set(table, ("workspace", "name"), changing).values(last_sequence=counted),
     }
 
 

@@ -4,11 +4,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from mlenv.store.group_commit import GroupCommit
+from mlenv.store.group_commit import GroupCommit, SqliteWork, in_savepoints
 from mlenv.store.sqlite import connect
 
 
@@ -27,7 +28,7 @@ class Together:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.begun = 0
-        self.group = GroupCommit(self._writing)
+        self.group: GroupCommit[SqliteWork] = GroupCommit(partial(in_savepoints, self._writing))
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
