@@ -140,20 +140,20 @@ def main(open_hosted: "Callable[[Path, str | None, SitePolicy], AbstractContextM
             _build(order, hosted, reporter)
     except MlenvError as error:
         _tell(error)
-        reporter.report(failed=_summary(error), again=may_pass(error))
+        reporter.report(failed=summary(error), again=may_pass(error))
     except OSError as error:
         if (fault := disk_fault(error)) is None:
             raise
         _tell(fault)
-        reporter.report(failed=_summary(fault), again=True)
+        reporter.report(failed=summary(fault), again=True)
     except ExceptionGroup as group:
-        faults = [disk_fault(each) or each for each in _leaves(group)]
+        faults = [disk_fault(each) or each for each in leaves(group)]
         for each in faults:
             _tell(each)
         if not all(isinstance(each, MlenvError) for each in faults):
             raise
         again = all(map(may_pass, faults))
-        reporter.report(failed="; ".join(map(_summary, faults)), again=again)
+        reporter.report(failed="; ".join(map(summary, faults)), again=again)
     return 0
 
 
@@ -196,25 +196,32 @@ def _push(
         )
     except MlenvError as error:
         _tell(error)
-        return _summary(error)
+        return summary(error)
     say(f"pushed {pushed.name}@{pushed.digest}")
     return None
 
 
-def _summary(error: BaseException) -> str:
+def summary(error: BaseException) -> str:
+    """What an error says, or else what it is."""
     return str(error) or type(error).__name__
 
 
 def _tell(error: BaseException) -> None:
-    say(f"error: {_summary(error)}")
+    for text in (f"error: {summary(error)}", *advice(error)):
+        say(text)
+
+
+def advice(error: BaseException) -> Iterator[str]:
+    """What an error says beyond its first line."""
     for text in (getattr(error, "detail", None), getattr(error, "hint", None)):
         if text:
-            say(str(text))
+            yield str(text)
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The errors in a group, and in the groups in it."""
     for each in group.exceptions:
         if isinstance(each, BaseExceptionGroup):
-            yield from _leaves(each)
+            yield from leaves(each)
         else:
             yield each

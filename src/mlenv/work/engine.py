@@ -12,16 +12,11 @@ from collections.abc import Callable, Mapping
 from dbos import DBOS
 
 from mlenv.core.scope import ScopeKey
+from mlenv.work.leaving import Left
 from mlenv.work.queue import APPLICATION, SCHEMA, VERSION, DurableQueue, Task, TaskKind, quiet
 
 #: Does a task, in a thread of its own.
 Handler = Callable[[Task], None]
-
-
-class Left(BaseException):
-    """
-    This process leaves: what is begun is to be done by another. Not an `Exception`, which DBOS would take for the end.
-    """
 
 
 _handlers: dict[TaskKind, Handler] = {}

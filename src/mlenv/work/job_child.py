@@ -27,7 +27,7 @@ from mlenv.core.site_policy import SitePolicy
 from mlenv.errors import InvalidInput, MlenvError, NotFound
 from mlenv.run.process import Ended
 from mlenv.service.files import FILE_LIMIT, Files, Receiving
-from mlenv.work.child import AUTHOR_ID, DATABASE, to_policy
+from mlenv.work.child import AUTHOR_ID, DATABASE, advice, leaves, summary, to_policy
 from mlenv.work.job_run import run_job, say
 
 if TYPE_CHECKING:
@@ -98,19 +98,19 @@ def main(open_hosted: "Callable[[Path, str | None, SitePolicy], AbstractContextM
                 ended = _run(order, hosted, report)
         except MlenvError as error:
             _tell(error)
-            report({"error": redact(_summary(error))})
+            report({"error": redact(summary(error))})
         except OSError as error:
             if (fault := disk_fault(error)) is None:
                 raise
             _tell(fault)
-            report({"error": _summary(fault)})
+            report({"error": summary(fault)})
         except ExceptionGroup as group:
-            faults = [disk_fault(each) or each for each in _leaves(group)]
+            faults = [disk_fault(each) or each for each in leaves(group)]
             if not all(isinstance(each, MlenvError) for each in faults):
                 raise
             for each in faults:
                 _tell(each)
-            report({"error": redact("; ".join(map(_summary, faults)))})
+            report({"error": redact("; ".join(map(summary, faults)))})
         else:
             report({"exit_code": ended.exit_code, "signal": ended.signal})
     return 0
@@ -208,19 +208,6 @@ def _scope(hosted: "Hosting", key: str) -> Scope:
     return found
 
 
-def _summary(error: BaseException) -> str:
-    return str(error) or type(error).__name__
-
-
 def _tell(error: BaseException) -> None:
-    for text in (getattr(error, "detail", None), getattr(error, "hint", None)):
-        if text:
-            say(str(text))
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from _leaves(each)
-        else:
-            yield each
+    for text in advice(error):
+        say(text)

@@ -11,11 +11,11 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from mlenv.core.assets import AssetNotFound
 from mlenv.core.jobs import Job, JobStatus
@@ -24,14 +24,12 @@ from mlenv.errors import MlenvError, Unavailable
 from mlenv.run.process import Ended
 from mlenv.service.jobs import Jobs, log_id
 from mlenv.work.child import DATABASE
-from mlenv.work.engine import Left
 from mlenv.work.hosting import Hosting
 from mlenv.work.job_child import JobOrder, author_of
+from mlenv.work.leaving import Left, persist
 from mlenv.work.logs import Room
 from mlenv.work.process import Process
 from mlenv.work.queue import Task
-
-T = TypeVar("T")
 
 _log = logging.getLogger("mlenv.work")
 
@@ -43,8 +41,6 @@ PREPARATION_TIMEOUT: Final = 3600.0
 DEFAULT_TIMEOUT: Final = 48 * 3600.0
 #: Seconds that a job's processes have between SIGTERM and SIGKILL.
 _GRACE: Final = 5.0
-#: Seconds between two attempts to write down what has happened.
-_TRY_AGAIN: Final = 1.0
 #: The longest report that is believed, in bytes.
 _REPORT: Final = 1 << 16
 
@@ -107,7 +103,7 @@ class _Output:
 class JobWork:
     """Runs jobs that were taken from the queue, in as many threads as call."""
 
-    def __init__(self, hosted: Hosting, leaving: Callable[[], bool], log: int | None = None) -> None:
+    def __init__(self, hosted: Hosting, leaving: threading.Event, log: int | None = None) -> None:
         """
         Args:
             log: Most bytes of a job's log; None for no limit.
@@ -123,12 +119,12 @@ class JobWork:
         Raises:
             Left: The store does not answer, and this process leaves.
         """
-        scope = self._persist(lambda: self._hosted.site.store.scope(task.scope))
+        scope = persist(lambda: self._hosted.site.store.scope(task.scope), self._leaving)
         if scope is None:
             return
         jobs, id = self._hosted.services(scope, author_of(task.id)).jobs, log_id(task.scope, task.id)
         try:
-            job = self._persist(lambda: jobs.begin(task.id))
+            job = persist(lambda: jobs.begin(task.id), self._leaving)
         except AssetNotFound:
             return
         # What an attempt left behind whose worker died: nobody else has the job now.
@@ -145,7 +141,7 @@ class JobWork:
             outcome = _Outcome(JobStatus.FAILED, "the worker that ran the command left; the command was not run again")
         status = outcome.status
         if status is not None:
-            self._persist(lambda: jobs.advance(job, status, error=outcome.error, exit_code=outcome.exit_code))
+            persist(lambda: jobs.advance(job, status, error=outcome.error, exit_code=outcome.exit_code), self._leaving)
         self._end_log(jobs, task.id, id)
 
     def _run(self, jobs: Jobs, task: Task, job: Job, id: str) -> _Outcome:
@@ -203,7 +199,7 @@ class JobWork:
             what = {JobStatus.RUNNING: "the command", JobStatus.FINALIZING: "keeping the outputs"}.get(phase)
             what = what or "the preparation of the environment"
             return _Outcome(JobStatus.FAILED, f"{what} took longer than its limit of {passed:g} s, and was ended")
-        if phase is JobStatus.PREPARING and self._leaving():
+        if phase is JobStatus.PREPARING and self._leaving.is_set():
             return _Outcome(None, again=True)
         with suppress(Unavailable, AssetNotFound):
             stored = jobs.get(job.name)
@@ -234,25 +230,6 @@ class JobWork:
                 self._hosted.logs.forget(id)
         except (MlenvError, OSError) as error:
             _log.warning("the log of job %s stays a file: %s", name, redact(str(error)))
-
-    def _persist(self, write: Callable[[], T]) -> T:
-        """
-        Write down what has happened, as soon as the database answers.
-
-        Raises:
-            Left: It doesn't, and this process leaves.
-        """
-        told = False
-        while True:
-            try:
-                return write()
-            except Unavailable as error:
-                if not told:
-                    _log.warning("waiting for the database: %s", redact(str(error)))
-                    told = True
-                if self._leaving():
-                    raise Left from None
-                time.sleep(_TRY_AGAIN)
 
 
 def _outcome(said: Mapping[str, Any], ended: Ended) -> _Outcome:

@@ -41,7 +41,7 @@ class Workers:
         self._hosted, self._limits = hosted, limits
         handlers: dict[TaskKind, Handler] = {
             TaskKind.BUILD: BuildWork(hosted, limits, self.leaving),
-            TaskKind.JOB: JobWork(hosted, self.leaving.is_set, limits.log),
+            TaskKind.JOB: JobWork(hosted, self.leaving, limits.log),
         }
         self._engine = Engine(hosted.queue, handlers)
         self._attendance = _Attendance(hosted, self._engine, limits.longest_back_off + LOST)

@@ -7,10 +7,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from mlenv.core.digest import Digest
 from mlenv.core.disk_faults import disk_fault
@@ -22,20 +22,16 @@ from mlenv.faults import reach
 from mlenv.run.process import Ended
 from mlenv.service.builds import DEFAULT_PRIORITY, Builds, to_options
 from mlenv.work.child import DATABASE, Order, author_of
-from mlenv.work.engine import Left
 from mlenv.work.hosting import Hosting, Limits, WorkServices
+from mlenv.work.leaving import Left, persist
 from mlenv.work.logs import LogWriter
 from mlenv.work.process import Process
 from mlenv.work.queue import Task
-
-T = TypeVar("T")
 
 _log = logging.getLogger("mlenv.work")
 
 #: Seconds between two looks at whether a build that runs is still wanted.
 _LOOK: Final = 0.5
-#: Seconds between two attempts to write down what has happened.
-_TRY_AGAIN: Final = 1.0
 #: Longest line of an error that is kept with a build; the log has it whole.
 _ERROR: Final = 2000
 #: The most of a report that is read: what a step is called, and what came of it.
@@ -101,11 +97,11 @@ class BuildWork:
 
     def __call__(self, task: Task) -> None:
         """Do one attempt at a build. Raises `Left`."""
-        scope = self._persist(lambda: self._hosted.site.store.scope(task.scope))
+        scope = persist(lambda: self._hosted.site.store.scope(task.scope), self._leaving)
         if scope is None:
             return
         services = self._hosted.services(scope, author_of(task.id))
-        build = self._persist(lambda: services.builds.begin(task.id, most=self._limits.attempts))
+        build = persist(lambda: services.builds.begin(task.id, most=self._limits.attempts), self._leaving)
         if build is None:
             # It may have ended just before its worker died.
             self._attach(task.id, services)
@@ -120,7 +116,7 @@ class BuildWork:
                 return
             _log.exception("build %s failed in its worker", build.id)
             text = str(fault) if fault is not None else f"the worker failed: {type(error).__name__}"
-            self._persist(lambda: services.builds.end(build, BuildStatus.FAILED, error=text))
+            persist(lambda: services.builds.end(build, BuildStatus.FAILED, error=text), self._leaving)
 
     def _make(self, task: Task, build: BuildRecord, services: WorkServices) -> None:
         if self._there_already(build, services):
@@ -157,7 +153,7 @@ class BuildWork:
             log.line(f"{status}: {error}" if error else status.value)
         finally:
             log.close()
-        self._persist(lambda: services.builds.end(build, status, image=image, error=error))
+        persist(lambda: services.builds.end(build, status, image=image, error=error), self._leaving)
         reach("build.ended")
         self._keep_log(build, services.builds)
         self._attach(build.id, services)
@@ -176,7 +172,7 @@ class BuildWork:
         if image is None:
             return False
         found = image.manifest.digest
-        self._persist(lambda: services.builds.end(build, BuildStatus.SUCCEEDED, image=found))
+        persist(lambda: services.builds.end(build, BuildStatus.SUCCEEDED, image=found), self._leaving)
         self._attach(build.id, services)
         return True
 
@@ -242,9 +238,11 @@ class BuildWork:
 
     def _try_later(self, task: Task, build: BuildRecord, builds: Builds, error: str) -> None:
         """Let a build wait until what it needs may be there again."""
-        if self._persist(lambda: builds.put_back(build, error)):
+        if persist(lambda: builds.put_back(build, error), self._leaving):
             priority, delay = build.priority or DEFAULT_PRIORITY, self._delay(build)
-            self._persist(lambda: self._hosted.queue.put(task, str(build.attempts), priority=priority, delay=delay))
+            persist(
+                lambda: self._hosted.queue.put(task, str(build.attempts), priority=priority, delay=delay), self._leaving
+            )
 
     def _delay(self, build: BuildRecord) -> float:
         """Seconds before the next attempt."""
@@ -275,24 +273,6 @@ class BuildWork:
                 services.pushing.push_evidence_built(version, build.platform, prefix)
         except (MlenvError, OSError) as error:
             _log.warning("the evidence of build %s is not pushed: %s", build.id, redact(str(error)))
-
-    def _persist(self, write: Callable[[], T]) -> T:
-        """
-        Write down what has happened, as soon as the database answers.
-
-        Raises:
-            Left: It doesn't, and this process leaves.
-        """
-        told = False
-        while True:
-            try:
-                return write()
-            except Unavailable as error:
-                if not told:
-                    _log.warning("waiting for the database: %s", redact(str(error)))
-                    told = True
-                if self._leaving.wait(_TRY_AGAIN):
-                    raise Left from None
 
 
 def _outcome(ended: Ended | _Stopped, course: _Course) -> tuple[BuildStatus, Digest | None, str | None, bool]:
