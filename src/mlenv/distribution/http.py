@@ -29,6 +29,7 @@ from mlenv.distribution.problems import (
     ERROR_LIMIT,
     AccessRefused,
     NotInRegistry,
+    RegistryFails,
     RegistryUnreachable,
     Stopped,
     TooLarge,
@@ -58,11 +59,21 @@ Body = Callable[[], bytes | Iterator[bytes]]
 
 
 class Passing(Exception):
-    """Something failed for a reason that may pass. `after` is how long to wait, in seconds, if the registry says so."""
+    """
+    Something failed for a reason that may pass.
 
-    def __init__(self, why: str, after: float | None = None) -> None:
+    Attributes:
+        after: How long to wait, in seconds, if the registry says so.
+        answered: Whether it is the registry that said so.
+    """
+
+    def __init__(self, why: str, after: float | None = None, *, answered: bool = False) -> None:
         super().__init__(why)
-        self.why, self.after = why, after
+        self.why, self.after, self.answered = why, after, answered
+
+    def for_good(self, host: str) -> RegistryUnreachable:
+        """The error that it is once it was tried often enough."""
+        return (RegistryFails if self.answered else RegistryUnreachable)(host, self.why)
 
 
 class Session:
@@ -215,7 +226,7 @@ class Session:
                 return attempt()
             except Passing as error:
                 if count + 1 == self.settings.attempts:
-                    raise RegistryUnreachable(self.host, error.why) from error.__cause__
+                    raise error.for_good(self.host) from error.__cause__
                 self.pause(pause_before(count, error.after))
         raise AssertionError("attempts is 1 or more")
 
@@ -335,7 +346,7 @@ class Session:
             finally:
                 response.close()
             if response.status_code in _PASSING:
-                raise Passing(describe(response.status_code, data), _retry_after(response))
+                raise Passing(describe(response.status_code, data), _retry_after(response), answered=True)
             return response.status_code, data
 
         return self._patiently(attempt)
@@ -353,8 +364,10 @@ class Session:
         status = response.status_code
         why = describe(status, data)
         if status in _PASSING:
-            return Passing(why, _retry_after(response))
-        if status in (401, 403):
+            return Passing(why, _retry_after(response), answered=True)
+        if not self.is_own(str(response.url)):
+            why = f"{response.url.netloc.decode()}, where the registry leads: {why}"
+        elif status in (401, 403):
             return AccessRefused(self.host, what, why)
         if status in (404, 410):
             return NotInRegistry(what, why)
