@@ -104,7 +104,7 @@ def fetch_layers(
     missing = list({pair[0].digest: pair for pair in layers if not blobs.has(pair[0].digest)}.values())
     total = sum(layer.size for layer, _ in missing)
 
-    title = f"Fetching {len(missing)} layer{'' if len(missing) == 1 else 's'} of {repository.name}"
+    title = f"Fetching {len(missing)} layer{'s' if len(missing) > 1 else ''} of {repository.name}"
     with progress.step(title, total=total, unit="bytes") as step:
 
         def fetch(pair: tuple[Descriptor, Digest]) -> None:
