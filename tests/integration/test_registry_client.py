@@ -501,7 +501,7 @@ def test_nothing_answers(tmp_path: Path) -> None:
             registries.check_reachable(name)
         now[0] = 61.0
         registries.check_reachable(name)
-    with opened(f"127.0.0.1:{port}", "a"), pytest.raises(RegistryUnreachable, match="refused"):
+    with opened(f"127.0.0.1:{port}", "a"), pytest.raises(RegistryUnreachable, match="answer: Connection refused"):
         opened(f"127.0.0.1:{port}", "a").head("1")
 
 
