@@ -162,7 +162,8 @@ def test_a_build_without_its_base_locks_nothing(fresh_world: World) -> None:
     assert done.stderr.splitlines() == [
         f"error: the base image {BASE} is not in this store",
         (
-            f"hint: where its registry can be reached, `skopeo copy docker://{BASE} oci-archive:base.tar`; "
+            f"hint: where its registry can be reached, `mlenv base pull {BASE}`; "
+            f"or bring it from there: `skopeo copy docker://{BASE} oci-archive:base.tar`, "
             f"then `mlenv base import oci-archive:base.tar --name {BASE}`"
         ),
     ]

@@ -107,6 +107,7 @@ def test_a_directory_here_is_built_there(server: Server, tmp_path: Path) -> None
     ]
     document = json.loads(built.stdout)
     assert not document["reused"]
+    assert built.stderr.splitlines()[-1] == "built far:1: 1 new layers, 0 reused"
     lock = json.loads(mlenv(server, tmp_path, "environment", "lock", "far:1").stdout)
     assert lock["context"]["arguments"] == {"WHO": "me"}
     assert [each["name"] for each in lock["context"]["bases"]] == ["tiny"]
@@ -115,6 +116,22 @@ def test_a_directory_here_is_built_there(server: Server, tmp_path: Path) -> None
     refused = mlenv(server, tmp_path, "environment", "build", "far:1", "--network", "default")
     assert refused.returncode == 1
     assert "through a server" in refused.stderr
+
+
+def test_what_debian_has_is_checked(server: Server, tmp_path: Path, podman_storage: None) -> None:
+    """Its Python is called `python3` alone; and an entry point is not what is asked."""
+    context = tmp_path / "context"
+    context.mkdir()
+    metadata = "/usr/lib/python3/dist-packages/added-1.dist-info"
+    (context / "Dockerfile").write_text(
+        f"FROM debian:bookworm\nRUN mkdir -p {metadata} && printf 'Name: added\\nVersion: 1\\n' > {metadata}/METADATA\n"
+        'ENTRYPOINT ["echo"]\n'
+    )
+    created = mlenv(server, tmp_path, "environment", "create", "--name", "plain", "--build-context", str(context))
+    assert created.returncode == 0, created.stderr
+    done = mlenv(server, tmp_path, "check", "plain:1", "--engine", "container", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["locked"] == 1
 
 
 def upload(server: Server, name: str, files: dict[str, str]) -> str:

@@ -432,7 +432,7 @@ def test_credentials_stay_with_the_registry(trap: Trap) -> None:
     assert (len(trap.other.seen), trap.other.shown()) == (1, [])
     # Nor does the other get any by asking for them.
     trap.other.routes["/"] = lambda request: request.answer(401, WWW_Authenticate='Basic realm="r"')
-    with pytest.raises(AccessRefused) as caught:
+    with pytest.raises(UnexpectedAnswer, match="where the registry leads: it says 401") as caught:
         trap.blob()
     message(caught.value)
     assert trap.other.shown() == []

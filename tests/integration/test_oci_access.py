@@ -207,6 +207,10 @@ def test_what_is_no_token_opens_nothing(people: People, pushed: str, header: str
         answer = people.request("GET", path, header=header)
         assert answer.status_code == 401
         assert "mlenv_A" not in answer.text
+        # What is shown to somebody who has docker or podman in hand.
+        message = answer.json()["errors"][0]["message"]
+        assert "`docker login`" in message
+        assert "MLENV_TOKEN" not in message
 
 
 def test_there_are_no_tokens_for_nobody(people: People) -> None:

@@ -51,6 +51,7 @@ def test_head_of_a_blob_says_what_get_says(blob: tuple[Repository, str]) -> None
         ("bytes=0-0", 0, 0),
         ("bytes=-5000", 0, 2047),
         ("bytes=2047-2047", 2047, 2047),
+        ("Bytes=5-9", 5, 9),
     ],
 )
 def test_a_range_of_a_blob(blob: tuple[Repository, str], asked: str, first: int, last: int) -> None:

@@ -22,6 +22,7 @@ from mlenv.distribution.names import RemoteName
 from mlenv.distribution.problems import (
     AccessRefused,
     NotInRegistry,
+    RegistryFails,
     RegistryUnreachable,
     Stopped,
     TooLarge,
@@ -286,6 +287,15 @@ def test_no_token_follows_a_redirect_to_another_host(tmp_path: Path) -> None:
         assert "authorization" not in storage.seen[0].headers
 
 
+def test_a_storage_service_that_refuses_is_not_the_registry(front: Front, registry: OciRegistry) -> None:
+    with run_front(registry.url) as storage:
+        storage.fault = once("GET", "/blobs/", Answer(403))
+        front.fault = once("GET", "/blobs/", Answer(307, {"Location": f"http://{storage.host}/v2/a/blobs/x?sig=1"}))
+        why = rf"{storage.host}, where the registry leads: it says 403"
+        with opened(front.host, "a") as repository, pytest.raises(UnexpectedAnswer, match=why):
+            list(repository.blob(descriptor_of(b"abc")))
+
+
 def test_a_redirect_to_what_is_no_registry(front: Front) -> None:
     for place in ("file:///etc/passwd", "ftp://127.0.0.1/x"):
         front.fault = once("GET", "/blobs/", Answer(307, {"Location": place}))
@@ -324,8 +334,9 @@ def test_what_passes_is_tried_again(front: Front, registry: OciRegistry, status:
 def test_what_does_not_pass_is_given_up(front: Front) -> None:
     body = b'{"errors": [{"code": "TOOMANYREQUESTS", "message": "slow\\u001b[2J down"}]}'
     front.fault = once("GET", "/manifests/", Answer(429, {"Retry-After": "0"}, body), times=99)
-    with opened(front.host, "never") as repository, pytest.raises(RegistryUnreachable, match=r"slow .2J down") as error:
+    with opened(front.host, "never") as repository, pytest.raises(RegistryFails, match=r"fails: .*slow .2J") as error:
         repository.manifest("1")
+    assert error.value.hint == "try it again later, or tell whoever runs it"
     assert front.count("GET", "/manifests/") == QUICK.attempts
     assert "\x1b" not in str(error.value)
 
@@ -490,7 +501,7 @@ def test_nothing_answers(tmp_path: Path) -> None:
             registries.check_reachable(name)
         now[0] = 61.0
         registries.check_reachable(name)
-    with opened(f"127.0.0.1:{port}", "a"), pytest.raises(RegistryUnreachable, match="refused"):
+    with opened(f"127.0.0.1:{port}", "a"), pytest.raises(RegistryUnreachable, match="answer: Connection refused"):
         opened(f"127.0.0.1:{port}", "a").head("1")
 
 

@@ -17,10 +17,11 @@ from support.world import MINOR, World, make_world
 from mlenv.api.definition import load_definition
 from mlenv.cli.main import main
 from mlenv.core.digest import Digest
-from mlenv.core.environment import EnvironmentVersion
+from mlenv.core.environment import Definition, EnvironmentVersion
 from mlenv.core.platform import Platform
 from mlenv.core.progress import Silent
-from mlenv.core.reference import Reference
+from mlenv.core.reference import Reference, parse_name
+from mlenv.core.spec import BuildContext, Spec
 from mlenv.distribution.names import RemoteName
 from mlenv.distribution.problems import NotInRegistry
 from mlenv.distribution.registries import Registries
@@ -370,6 +371,23 @@ def test_base_check_tells_what_has_moved(stage: Stage) -> None:
         str(each.version): each.state.value for each in check_bases(locks, store.bases, registries, progress=Silent())
     }
     assert states == {"goes:1": "moved", str(version): "current"}
+
+
+def test_base_check_looks_at_dockerfiles(stage: Stage, tmp_path: Path) -> None:
+    for title in ("first", "last"):
+        stage.put_base(f"check/{title}:1")
+    (tmp_path / "Dockerfile").write_text(f"FROM {stage.host}/check/first:1 AS a\nFROM {stage.host}/check/last:1\n")
+    spec = stage.store.contexts.taken(Spec(build=BuildContext(str(tmp_path))), progress=Silent())
+    version = stage.store.environments.create(Definition(parse_name("dockerfile"), spec)).version
+    stage.store.locking.lock(version, AMD64, progress=Silent())
+    moved = stage.put_base("check/first:1")
+    done = stage.world.run("base", "check")
+    found = [each for each in json.loads(done.stdout) if each["environment"] == "dockerfile:1"]
+    assert [(each["base"], each["state"]) for each in found] == [
+        (f"{stage.host}/check/first:1", "moved"),
+        (f"{stage.host}/check/last:1", "current"),
+    ]
+    assert (done.returncode, found[0]["now"]) == (1, str(moved))
 
 
 def _versions(store: Embedded, title: str) -> list[EnvironmentVersion]:

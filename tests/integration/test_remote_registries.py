@@ -308,6 +308,21 @@ def test_the_client_pushes_what_the_server_built_with_its_own_account(site: Site
         assert secret not in told
 
 
+def test_the_client_mounts_the_layers_of_the_base(site: Site, tmp_path: Path) -> None:
+    base = f"{site.bases.host}/bases/mounted:latest"
+    site.put_base("bases/mounted")
+    site.world.ok("environment", "create", "-f", str(site.world.define("mounting", "alpha", image=base)))
+    site.bases.docker_config(tmp_path)
+    site.world.environment["REGISTRY_AUTH_FILE"] = str(tmp_path / "config.json")
+    try:
+        pushed = site.world.ok("environment", "push", "mounting:1", f"{site.bases.host}/envs/mounting")
+    finally:
+        del site.world.environment["REGISTRY_AUTH_FILE"]
+    became = {(each["kind"], each["became"]) for each in pushed["blobs"]}
+    assert became >= {("base", "mounted"), ("layer", "sent")}
+    assert not {("base", "sent"), ("layer", "mounted")} & became
+
+
 def test_a_push_is_refused_where_the_client_has_no_account(site: Site) -> None:
     refused = site.world.run("environment", "push", "train:1", f"{site.bases.host}/envs/train")
     assert (refused.returncode, refused.stdout) == (1, "")

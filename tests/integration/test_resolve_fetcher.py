@@ -66,6 +66,12 @@ def test_gives_up_after_three_tries(fetcher: HttpFetcher, pauses: list[float]) -
     assert pauses == [1.0, 2.0]
 
 
+def test_a_size_that_nobody_tells_is_an_error_of_its_own(fetcher: HttpFetcher, pauses: list[float]) -> None:
+    with pytest.raises(IndexUnreachable, match=r"^http://127\.0\.0\.1:9/a\.whl: "):
+        fetcher.size_of("http://127.0.0.1:9/a.whl")
+    assert pauses == [1.0, 2.0]
+
+
 def test_what_is_gone_is_not_asked_for_again(index: PackageIndex, fetcher: HttpFetcher) -> None:
     artifact = Artifact("a.whl", 1, Digest.of(b"a"), f"{index.url}/files/a.whl")
     with pytest.raises(IndexUnreachable, match="it is not there \\(404\\)"):

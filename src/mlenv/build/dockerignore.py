@@ -41,7 +41,7 @@ class Ignore:
     def parse(cls, text: str, file: str = ".dockerignore") -> "Ignore":
         """Read a file. Raises `InvalidIgnoreFile`."""
         patterns = []
-        for number, line in enumerate(text.removeprefix(_BOM).splitlines(), 1):
+        for number, line in enumerate(text.removeprefix(_BOM).split("\n"), 1):
             # NOTE: a comment begins in the first column; elsewhere `#` is a character like others.
             if line.startswith("#") or not (pattern := line.strip()):
                 continue

@@ -64,10 +64,11 @@ def _check(settings: CheckSettings, context: Context) -> int:
     context.printer.data(rows, _COLUMNS)
     for why in dict.fromkeys(each.why for each in found if each.why):
         context.printer.say(f"warning: {why}")
-    moved = [each for each in found if each.state is BaseState.MOVED]
+    moved = {(str(each.version), each.platform) for each in found if each.state is BaseState.MOVED}
     if moved:
+        count = len({(str(each.version), each.platform) for each in found})
         context.printer.say(
-            f"{len(moved)} of {len(found)} stand on a base whose tag has moved: "
+            f"{len(moved)} of {count} stand on a base whose tag has moved: "
             "`mlenv base pull` the base, and create new versions"
         )
     return ExitStatus.FAILED if moved else ExitStatus.DONE
@@ -81,7 +82,7 @@ def _locks(store: "Embedded | Remote") -> "Iterator[tuple[EnvironmentVersion, Pl
     for environment in store.environments.environments(View.ACTIVE):
         for version in store.environments.versions(Reference(environment.name), View.ACTIVE):
             for platform in store.platforms_of(version):
-                if version.spec.image is not None and (lock := store.locking.find(version, platform)) is not None:
+                if (lock := store.locking.find(version, platform)) is not None:
                     yield version, platform, lock
 
 

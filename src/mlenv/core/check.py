@@ -25,7 +25,7 @@ class NothingToAsk(InvalidInput):
     )
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} has conda packages and no Python, and only an interpreter can say what is installed")
+        super().__init__(f"{what} has no Python, and only an interpreter can say what is installed")
         self.what = what
 
 

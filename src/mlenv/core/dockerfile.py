@@ -20,7 +20,7 @@ from mlenv.errors import InvalidInput
 SCRATCH: Final = "scratch"
 _DIRECTIVE: Final = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*")
 _STAGE_NAME: Final = re.compile(r"[a-z][a-z0-9_.-]*")
-_HEREDOC: Final = re.compile(r"\d*<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\2")
+_HEREDOC: Final = re.compile(r"\d*<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_.-]*)\2")
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _WITH_HEREDOC: Final = frozenset({"RUN", "COPY", "ADD"})
 _MOUNTS: Final = frozenset({"bind", "cache", "tmpfs", "secret"})

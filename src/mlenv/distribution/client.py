@@ -25,7 +25,6 @@ from mlenv.distribution.names import RemoteName
 from mlenv.distribution.problems import (
     AccessRefused,
     NotInRegistry,
-    RegistryUnreachable,
     UnexpectedAnswer,
 )
 from mlenv.distribution.settings import RegistrySettings
@@ -197,7 +196,7 @@ class Repository:
             except Passing as error:
                 failures = 0 if done - before >= _PROGRESS else failures + 1
                 if failures >= self._session.settings.attempts:
-                    raise RegistryUnreachable(self._session.host, error.why) from error.__cause__
+                    raise error.for_good(self._session.host) from error.__cause__
                 self._session.pause(pause_before(failures, error.after))
         if start == 0 and content.hexdigest() != descriptor.digest.hex:
             got = f"{descriptor.digest.algorithm}:{content.hexdigest()}"

@@ -29,6 +29,7 @@ from mlenv.distribution.problems import (
     ERROR_LIMIT,
     AccessRefused,
     NotInRegistry,
+    RegistryFails,
     RegistryUnreachable,
     Stopped,
     TooLarge,
@@ -45,6 +46,7 @@ _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS: Final = 5
 _NETLOC: Final = re.compile(r"[A-Za-z0-9._-]+(?::\d{0,5})?|\[[0-9A-Fa-f:.]+\](?::\d{0,5})?")
+_ERRNO: Final = re.compile(r"\[Errno -?\d+\] ")
 _TOKEN_LIMIT: Final = 1 << 20
 #: Pauses between attempts, in seconds: the first, the longest of our own, and the longest that a registry may ask for.
 _FIRST_PAUSE: Final = 0.25
@@ -58,11 +60,21 @@ Body = Callable[[], bytes | Iterator[bytes]]
 
 
 class Passing(Exception):
-    """Something failed for a reason that may pass. `after` is how long to wait, in seconds, if the registry says so."""
+    """
+    Something failed for a reason that may pass.
 
-    def __init__(self, why: str, after: float | None = None) -> None:
+    Attributes:
+        after: How long to wait, in seconds, if the registry says so.
+        answered: Whether it is the registry that said so.
+    """
+
+    def __init__(self, why: str, after: float | None = None, *, answered: bool = False) -> None:
         super().__init__(why)
-        self.why, self.after = why, after
+        self.why, self.after, self.answered = why, after, answered
+
+    def for_good(self, host: str) -> RegistryUnreachable:
+        """The error that it is once it was tried often enough."""
+        return (RegistryFails if self.answered else RegistryUnreachable)(host, self.why)
 
 
 class Session:
@@ -215,7 +227,7 @@ class Session:
                 return attempt()
             except Passing as error:
                 if count + 1 == self.settings.attempts:
-                    raise RegistryUnreachable(self.host, error.why) from error.__cause__
+                    raise error.for_good(self.host) from error.__cause__
                 self.pause(pause_before(count, error.after))
         raise AssertionError("attempts is 1 or more")
 
@@ -335,7 +347,7 @@ class Session:
             finally:
                 response.close()
             if response.status_code in _PASSING:
-                raise Passing(describe(response.status_code, data), _retry_after(response))
+                raise Passing(describe(response.status_code, data), _retry_after(response), answered=True)
             return response.status_code, data
 
         return self._patiently(attempt)
@@ -353,8 +365,10 @@ class Session:
         status = response.status_code
         why = describe(status, data)
         if status in _PASSING:
-            return Passing(why, _retry_after(response))
-        if status in (401, 403):
+            return Passing(why, _retry_after(response), answered=True)
+        if not self.is_own(str(response.url)):
+            why = f"{response.url.netloc.decode()}, where the registry leads: {why}"
+        elif status in (401, 403):
             return AccessRefused(self.host, what, why)
         if status in (404, 410):
             return NotInRegistry(what, why)
@@ -428,4 +442,4 @@ def _reason(error: httpx.TransportError) -> str:
         return "no connection within the timeout"
     if isinstance(error, httpx.TimeoutException):
         return "nothing came within the timeout"
-    return redact(str(error)) or type(error).__name__
+    return redact(_ERRNO.sub("", str(error))) or type(error).__name__

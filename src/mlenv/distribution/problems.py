@@ -15,10 +15,21 @@ _SHOWN: Final = 300
 class RegistryUnreachable(Unavailable):
     """Nothing useful answers where a registry should be."""
 
+    _FAULT = "does not answer"
+
     def __init__(self, host: str, why: str, *, hint: str | None = None) -> None:
-        super().__init__(f"the registry {host} does not answer: {why}")
+        super().__init__(f"the registry {host} {self._FAULT}: {why}")
         self.host = host
         self.hint = hint or "see that its name and port are right, and that this machine can reach it"
+
+
+class RegistryFails(RegistryUnreachable):
+    """A registry answers, but with errors of its own, however often it is asked."""
+
+    _FAULT = "fails"
+
+    def __init__(self, host: str, why: str) -> None:
+        super().__init__(host, why, hint="try it again later, or tell whoever runs it")
 
 
 class UntrustedRegistry(RegistryUnreachable):

@@ -16,7 +16,7 @@ import httpx
 from mlenv.core.digest import DigestMismatch
 from mlenv.core.image import Descriptor
 from mlenv.distribution.http import Passing, Session, pause_before
-from mlenv.distribution.problems import NotInRegistry, RegistryUnreachable, UnexpectedAnswer
+from mlenv.distribution.problems import NotInRegistry, UnexpectedAnswer
 from mlenv.errors import MlenvError
 
 #: Bytes, a file, or what gives the bytes from an offset on, anew each time it is called.
@@ -81,10 +81,9 @@ class Upload:
                     self._send()
                     return
                 except Passing as error:
-                    why = error.why
-                    lost = self._recover(error, failures)
+                    last, lost = error, self._recover(error, failures)
                 except _Lost:
-                    why, lost = "it lost the upload", True
+                    last, lost = Passing("it lost the upload", answered=True), True
                 if lost:
                     self._begin_anew()
                     losses += 1
@@ -94,7 +93,7 @@ class Upload:
                         return
                 failures = 0 if self._done > before else failures + 1
                 if max(failures, losses) >= self._session.settings.attempts:
-                    raise RegistryUnreachable(self._session.host, why)
+                    raise last.for_good(self._session.host)
         except BaseException:
             self._cancel()
             raise

@@ -130,8 +130,12 @@ class HttpFetcher:
         """How many bytes are at a URL: as the server says, or else counted. Raises as `fetch` does."""
         if self._is_file(url):
             return sum(len(chunk) for chunk in _read_file(url))
-        with self._open(url, sources, "*/*", 0, "", method="HEAD") as response:
-            length = response.headers.get("content-length") or ""
+        try:
+            with self._open(url, sources, "*/*", 0, "", method="HEAD") as response:
+                length = response.headers.get("content-length") or ""
+        except _Broken:
+            # Counting asks again, as often as for any download.
+            length = ""
         return int(length) if length.isdigit() else sum(len(chunk) for chunk in self.stream(url, sources))
 
     def read(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*", limit: int = 1 << 28) -> bytes:

@@ -61,6 +61,7 @@ class ContainerRun:
         network: `host`, `none`, or a network of the engine.
         python: The image's interpreter, which stands in for the init of an engine that has none; None where the image
             may have no Python: its command is then the first process itself.
+        entry_point: Whether the image's own entry point is given the command; else the command is run as it is.
     """
 
     image: str
@@ -72,6 +73,7 @@ class ContainerRun:
     gpus: str | None = None
     network: str = "host"
     python: str | None = "python"
+    entry_point: bool = True
 
 
 def run_arguments(engine: ContainerEngine, run: ContainerRun) -> list[str]:
@@ -84,6 +86,8 @@ def run_arguments(engine: ContainerEngine, run: ContainerRun) -> list[str]:
     arguments = [engine.executable, "run", "--rm", "--interactive", f"--network={run.network}"]
     if run.terminal:
         arguments.append("--tty")
+    if not run.entry_point:
+        arguments.append("--entrypoint=")
     # The command's output is the caller's: the engine need not keep a copy.
     arguments += ["--log-driver=none", "--security-opt=label=disable"]
     arguments += [*_identity(engine), *_limits(engine), *_gpus(engine, run.gpus)]

@@ -2,9 +2,14 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Final, TypeVar
 
+from mlenv.build.interface import Incomplete
 from mlenv.core.layer import Sized
+
+#: How many pieces of one package may have come before they are looked at.
+_AHEAD: Final = 4
 
 _Key = TypeVar("_Key")
 
@@ -24,6 +29,7 @@ class Arriving:
         self._missing = {each.artifact.digest for each in missing}
         self._changed = threading.Condition()
         self._failed = False
+        self._reading: set[SimpleQueue[bytes | BaseException | None]] = set()
         self.stopped = False
 
     def came(self, package: Sized) -> None:
@@ -43,6 +49,52 @@ class Arriving:
         with self._changed:
             self.stopped = True
             self._changed.notify_all()
+            for each in self._reading:
+                each.put(Incomplete())
+
+    def pieces(self, source: Iterator[bytes]) -> Iterator[bytes]:
+        """
+        A package's bytes as they come. They are read in a thread of its own, which alone waits for a server that sends
+        nothing: it holds up neither whoever wants no more of them, nor the end of the process.
+
+        Raises:
+            Incomplete: Nobody wants more of them.
+            And what the source raises.
+        """
+        read: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
+        room = threading.Semaphore(_AHEAD)
+        left = threading.Event()
+
+        def reading() -> None:
+            try:
+                for piece in source:
+                    read.put(piece)
+                    room.acquire()
+                    if left.is_set():
+                        return
+                read.put(None)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are wanted
+                read.put(error)
+
+        with self._changed:
+            self._reading.add(read)
+        threading.Thread(target=reading, name="download", daemon=True).start()
+        try:
+            while True:
+                piece = None if self.stopped else read.get()
+                if self.stopped:
+                    raise Incomplete
+                if piece is None:
+                    return
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+                room.release()
+        finally:
+            left.set()
+            room.release()
+            with self._changed:
+                self._reading.discard(read)
 
     def whole(self, groups: Mapping[_Key, Sequence[Sized]]) -> Iterator[_Key]:
         """The keys of groups, each as soon as its packages are there; of several, the first."""

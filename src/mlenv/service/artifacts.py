@@ -163,9 +163,7 @@ class Artifacts:
         fetcher = self._fetcher() if isinstance(package, LockedPackage) else self._channels()
 
         def counted() -> Iterator[bytes]:
-            for chunk in fetcher.fetch(artifact, sources):
-                if arriving.stopped:
-                    raise Incomplete
+            for chunk in arriving.pieces(fetcher.fetch(artifact, sources)):
                 step.advance(len(chunk))
                 yield chunk
 

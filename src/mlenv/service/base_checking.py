@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.image_name import full_name, is_file_source
-from mlenv.core.lock import Lock
+from mlenv.core.lock import Lock, LockedBase
 from mlenv.core.platform import Platform
 from mlenv.core.progress import Progress
 from mlenv.errors import MlenvError
@@ -33,7 +33,7 @@ class CheckedBase:
     A version for one platform, and its base.
 
     Attributes:
-        image: As the spec says it.
+        image: As the spec, or its Dockerfile, says it.
         locked: The base that the lock names.
         now: What the image's tag means now; None if the registry does not say.
         why: Why it does not say, or None.
@@ -72,23 +72,30 @@ def check_bases(
 
     known: dict[tuple[str, Platform], Digest | MlenvError] = {}
     for version, platform, lock in locks:
-        image = version.spec.image
-        if image is None or lock.base is None or is_file_source(image) or "@" in image:
-            continue
-        if name is not None and full_name(image) != full_name(name):
-            continue
-        remote = RemoteName.parse(image)
-        places = {(each.host, each.repository) for each in bases.origins(lock.base)}
-        if (remote.host, remote.repository) not in places:
-            continue
-        key = (str(remote), platform)
-        if key not in known:
-            known[key] = _ask(remote, platform, registries, progress)
-        now = known[key]
-        if isinstance(now, MlenvError):
-            yield CheckedBase(version, platform, image, lock.base, None, str(now))
-        else:
-            yield CheckedBase(version, platform, image, lock.base, now)
+        for base in _bases_of(version, lock):
+            image = base.name
+            if is_file_source(image) or "@" in image or (name is not None and full_name(image) != full_name(name)):
+                continue
+            remote = RemoteName.parse(image)
+            places = {(each.host, each.repository) for each in bases.origins(base.digest)}
+            if (remote.host, remote.repository) not in places:
+                continue
+            key = (str(remote), base.platform or platform)
+            if key not in known:
+                known[key] = _ask(remote, key[1], registries, progress)
+            now = known[key]
+            if isinstance(now, MlenvError):
+                yield CheckedBase(version, platform, image, base.digest, None, str(now))
+            else:
+                yield CheckedBase(version, platform, image, base.digest, now)
+
+
+def _bases_of(version: EnvironmentVersion, lock: Lock) -> Iterator[LockedBase]:
+    """What a lock stands on: one image, or those that its Dockerfile names."""
+    if version.spec.image is not None and lock.base is not None:
+        yield LockedBase(version.spec.image, lock.base)
+    if lock.context is not None:
+        yield from lock.context.bases
 
 
 def _ask(remote: "RemoteName", platform: Platform, registries: "Registries", progress: Progress) -> Digest | MlenvError:

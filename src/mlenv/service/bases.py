@@ -36,16 +36,19 @@ class BaseNotHere(NotFound):
 
     def __init__(self, name: str, why: MlenvError | None = None) -> None:
         # That nothing answers is nothing new where there is no network: it is told with the details.
-        quiet = why is None or isinstance(why, Unavailable)
-        super().__init__(f"the base image {name} is not in this store" + ("" if quiet else f", nor to be had: {why}"))
+        told = None if isinstance(why, Unavailable) else why
+        super().__init__(f"the base image {name} is not in this store" + (f", nor to be had: {told}" if told else ""))
         self.name = name
         self.detail = str(why) if why is not None else None
         full = full_name(name)
-        if full.startswith("docker.io/library/debian:"):
+        if told is not None:
+            self.hint = told.hint or ("see that its name and tag are right" if isinstance(told, NotFound) else None)
+        elif full.startswith("docker.io/library/debian:"):
             self.hint = f"make it with `mlenv base create debian:{full.rpartition(':')[2]}`"
         else:
             self.hint = (
-                f"where its registry can be reached, `skopeo copy docker://{full} oci-archive:base.tar`; "
+                f"where its registry can be reached, `mlenv base pull {name}`; "
+                f"or bring it from there: `skopeo copy docker://{full} oci-archive:base.tar`, "
                 f"then `mlenv base import oci-archive:base.tar --name {name}`"
             )
 

@@ -1,4 +1,4 @@
-"""The bytes of a namespace's images, for whoever may read it: manifests, configurations and layers."""
+"""The bytes of a namespace's images and their bases, for whoever may read it: manifests, configurations and layers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from mlenv.build.validate import load_image
 from mlenv.core.digest import Digest
-from mlenv.core.image import Descriptor
 from mlenv.errors import NotFound
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class ImageFiles:
 
     def path(self, digest: Digest) -> Path:
         """
-        A part of an image of this namespace. Bytes of others are not handed out, though the store has them.
+        A part of an image or base of this namespace. Bytes of others are not handed out, though the store has them.
 
         Raises:
             NoSuchBytes: No image here has it.
@@ -44,23 +43,21 @@ class ImageFiles:
                 return self._blobs.path(digest)
         raise NoSuchBytes(digest)
 
-    def _manifests(self) -> Iterator[Descriptor]:
-        seen: set[Digest] = set()
-        for _, manifest in self._registry.all_images():
-            if manifest.digest not in seen:
-                seen.add(manifest.digest)
-                yield manifest
+    def _manifests(self) -> Iterator[Digest]:
+        yield from dict.fromkeys(manifest.digest for _, manifest in self._registry.all_images())
+        # Whoever pushes an image asks which of its layers are its base's, and could be mounted.
+        yield from set(self._registry.bases().values())
 
-    def _parts(self, manifest: Descriptor) -> frozenset[Digest]:
+    def _parts(self, manifest: Digest) -> frozenset[Digest]:
         """What an image is made of. It never changes, so what was read once is remembered; a lost one has nothing."""
-        known = _PARTS.get(manifest.digest)
+        known = _PARTS.get(manifest)
         if known is None:
             try:
                 image = load_image(manifest, self._blobs)
             except NotFound:
                 return frozenset()
-            known = frozenset({manifest.digest, image.config_digest, *(layer.digest for layer, _ in image.layers)})
+            known = frozenset({manifest, image.config_digest, *(layer.digest for layer, _ in image.layers)})
             if len(_PARTS) >= _REMEMBERED:
                 _PARTS.clear()
-            _PARTS[manifest.digest] = known
+            _PARTS[manifest] = known
         return known

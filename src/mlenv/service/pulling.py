@@ -104,7 +104,8 @@ def fetch_layers(
     missing = list({pair[0].digest: pair for pair in layers if not blobs.has(pair[0].digest)}.values())
     total = sum(layer.size for layer, _ in missing)
 
-    with progress.step(f"Fetching {len(missing)} layers of {repository.name}", total=total, unit="bytes") as step:
+    title = f"Fetching {len(missing)} layer{'s' if len(missing) > 1 else ''} of {repository.name}"
+    with progress.step(title, total=total, unit="bytes") as step:
 
         def fetch(pair: tuple[Descriptor, Digest]) -> None:
             layer, diff_id = pair

@@ -137,7 +137,8 @@ class RemoteArtifacts(Artifacts):
         """Have every package's file here."""
         built = [each for each in packages if each.artifact.url is None and not self._blobs.has(each.artifact.digest)]
         if built:
-            with progress.step(f"Fetching {len(built)} wheels that the server built"):
+            title = f"Fetching {len(built)} wheel{'s' if len(built) > 1 else ''} that the server built"
+            with progress.step(title):
                 for each in built:
                     self._blobs.path(each.artifact.digest)
         super().ensure(packages, sources, progress=progress)
@@ -311,10 +312,11 @@ class RemoteBuilding:
         image = load_image(ended.image, self._blobs)
         if self._whole:
             self.bring(image, progress)
-        count = count_layers(lock)
+        count = count_layers(lock) if lock.context is None else 1
         if asked.status.ended:
             return BuildResult(image, None, lock, 0, count)
-        return BuildResult(image, ended, lock, _new_layers(ended, count), count)
+        new = _new_layers(ended, count)
+        return BuildResult(image, ended, lock, new, count if lock.context is None else new)
 
     def as_built(self, version: EnvironmentVersion, lock: Lock) -> Lock:
         """
@@ -369,7 +371,8 @@ class RemoteBuilding:
         self._blobs.path(image.config_digest)
         if missing:
             size = sum(each.size for each in missing)
-            with progress.step(f"Fetching {len(missing)} layers", total=size, unit="bytes") as step:
+            title = f"Fetching {len(missing)} layer{'s' if len(missing) > 1 else ''}"
+            with progress.step(title, total=size, unit="bytes") as step:
                 for each in missing:
                     self._blobs.path(each.digest)
                     step.advance(each.size)
@@ -377,7 +380,9 @@ class RemoteBuilding:
 
 def _new_layers(build: BuildRecord, count: int) -> int:
     """How many layers were made now, as the build's steps say it."""
+    stored = 0
     for step in build.steps:
         if step.title == "Building layers":
             return int(match[1]) if (match := _NEW_LAYERS.search(step.note)) else count
-    return 0
+        stored += step.title == "Storing what the Dockerfile added"
+    return stored

@@ -205,16 +205,21 @@ class Running:
 
     def inspect_container(self, version: EnvironmentVersion, *, progress: Progress) -> "tuple[Inspection, Lock]":
         """What is installed in the version's image, as its own interpreter says, and the lock it was made from."""
-        from mlenv.core.check import require_python
+        from mlenv.core.check import NothingToAsk, require_python
         from mlenv.run.container import ContainerRun, run_arguments
         from mlenv.run.inspect import inspect_by
 
         engine, image, built = self._in_engine(version, DEFAULT_RUN, progress)
         require_python(built.lock, f"the image of {version}")
-        run = ContainerRun(image, ("python", "-"), Path("/tmp"), network="none")
+        lock = self._building().as_built(version, built.lock)
+        if lock.context is not None and not lock.target.python:
+            raise NothingToAsk(f"the image of {version}")
+        # What a Dockerfile makes may have Debian's Python, which has no other name, and an entry point.
+        python = "python" if lock.context is None else "python3"
+        run = ContainerRun(image, (python, "-"), Path("/tmp"), network="none", python=python, entry_point=False)
         with progress.step("Inspecting the image"):
             found = inspect_by(run_arguments(engine, run), what=f"the image of {version}")
-        return found, self._building().as_built(version, built.lock)
+        return found, lock
 
     def _in_engine(
         self, version: EnvironmentVersion, options: RunOptions, progress: Progress

@@ -31,6 +31,7 @@ from mlenv.build.dockerignore import Ignore, InvalidIgnoreFile
         ("a.b+(c)", ["a.b+(c)"], ["aXb+(c)"]),
         ("!a", [], ["a"]),
         ("! a \nb", ["b"], ["a"]),
+        ("a\u2028b\r\nc", ["a\u2028b", "c"], ["a", "b"]),
         ("", [], ["a"]),
     ],
 )

@@ -45,6 +45,7 @@ def names(text: str, **arguments: str) -> list[str]:
         ("# escape=`\nFROM a`\n:1\nRUN dir c:\\\nRUN x\n", ["a:1"]),
         ("FROM a\nRUN <<EOF\nFROM b\nEOF\nCOPY <<-'E' <<F /x/\n\tFROM c\n\tE\nFROM d\nF\n", ["a"]),
         ("FROM a\nRUN cat <<EOF && echo '<<no'\nFROM b\nEOF\n", ["a"]),
+        ("FROM a\nRUN <<'end-of.it'\nFROM b\nend-of.it\nRUN echo $((1 <<2))\n", ["a"]),
         ('FROM a\nRUN ["echo", "<<EOF"]\nFROM b\n', ["a", "b"]),
         ("FROM a@sha256:" + "0" * 64 + "\n", ["a@sha256:" + "0" * 64]),
         ("FROM a\nARG X=1\nRUN echo ${X#y} --from=z\n", ["a"]),

@@ -129,12 +129,7 @@ def test_all_that_do_not_come_are_told(setting: Setting) -> None:
 
 
 def test_a_wheel_that_may_not_be_installed_stops_the_others(setting: Setting, tmp_path: Path) -> None:
-    def lie(entries: Entries) -> None:
-        entries[0] = (entries[0][0], entries[0][1][:-1] + b"?")
-
-    wheel = make_wheel(tmp_path / "lying", "bb", files={"bb/data": bytes(2000)}, tamper=lie)
-    package = setting.blobs.add_wheel(wheel)
-    setting.packages[1] = package
+    _tamper(setting, tmp_path)
     stopped = Event()
 
     def endless() -> Iterator[bytes]:
@@ -147,8 +142,24 @@ def test_a_wheel_that_may_not_be_installed_stops_the_others(setting: Setting, tm
     before = setting.blobs.names()
     with pytest.raises(InvalidWheel, match=r"bb/data"):
         setting.build()
-    assert stopped.is_set()
+    assert stopped.wait(_LIMIT)
     assert setting.blobs.names() - before <= {setting.packages[2].artifact.digest.hex, *_layers(setting)}
+
+
+def test_a_download_that_stalls_does_not_hold_up_an_error(setting: Setting, tmp_path: Path) -> None:
+    _tamper(setting, tmp_path)
+    ended, let_go = Event(), []
+
+    def stalled() -> Iterator[bytes]:
+        yield b"PK"
+        let_go.append(ended.wait(_LIMIT))
+
+    setting.index.files[_name(setting, 0)] = stalled
+    with pytest.raises(InvalidWheel, match=r"bb/data"):
+        setting.build()
+    assert let_go == [], "the build has waited for it"
+    ended.set()
+    assert not setting.blobs.has(setting.packages[0].artifact.digest)
 
 
 def test_whoever_interrupts_waits_for_no_download(setting: Setting) -> None:
@@ -175,6 +186,16 @@ def test_layers_are_not_made_of_a_part(setting: Setting) -> None:
         build_layers(plans, _RECIPE, blobs=setting.blobs, cache=setting.cache, incoming=incoming)
     assert isinstance(failure.value.__context__, Incomplete)
     assert not setting.cache
+
+
+def _tamper(setting: Setting, tmp_path: Path) -> None:
+    """The second wheel is there, and may not be installed: a file in it is not what its record says."""
+
+    def lie(entries: Entries) -> None:
+        entries[0] = (entries[0][0], entries[0][1][:-1] + b"?")
+
+    wheel = make_wheel(tmp_path / "lying", "bb", files={"bb/data": bytes(2000)}, tamper=lie)
+    setting.packages[1] = setting.blobs.add_wheel(wheel)
 
 
 def _endless() -> Iterator[bytes]:

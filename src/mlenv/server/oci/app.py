@@ -72,6 +72,7 @@ class Distribution:
         try:
             answer = await self._answer(asked)
         except NotAuthenticated as error:
+            error.hint = "log in as with `docker login`: any user name, and a token as the password"
             answer = refusal(error)
             answer.headers = [each for each in answer.headers if each[0].lower() != b"www-authenticate"]
             answer.headers.append(self._door.challenge(asked, _wanted(asked)))

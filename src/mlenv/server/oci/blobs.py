@@ -13,7 +13,7 @@ from mlenv.server.oci.door import Door
 from mlenv.server.oci.errors import MethodNotAllowed
 from mlenv.service.repositories import StoredBlob
 
-_RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))")
+_RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))", re.IGNORECASE)
 #: Up to so many bytes are read here, which is quicker than to have them sent from the file.
 _SMALL: Final = 64 << 10
 #: What is named by its content never changes. It is for who asked alone.

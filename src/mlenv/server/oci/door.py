@@ -120,7 +120,7 @@ class Door:
         else:
             raise MethodNotAllowed(("GET", "POST"))
         if not secret:
-            raise UnknownToken("no token was shown: log in with a token as the password")
+            raise UnknownToken("no token was shown")
         await self._known(asked, secret)
         document = {"token": secret, "access_token": secret, "expires_in": _LIFETIME}
         document["issued_at"] = self._site.clock().isoformat(timespec="seconds")
