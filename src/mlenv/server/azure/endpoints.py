@@ -136,10 +136,14 @@ def _endpoint(request: Request, services: Services, asset: Asset) -> dict[str, A
 
 def _deployment(services: Services, asset: Asset) -> dict[str, Any]:
     endpoint, _, name = asset.name.partition("/")
+    defaults = {"endpointComputeType": "Managed", "scaleSettings": {"scaleType": "Default"}, "properties": {}}
+    if asset.document["properties"].get("endpointComputeType") == "Kubernetes":
+        # The client reads what is in it, also where its user said nothing.
+        defaults["containerResourceRequirements"] = {}
     return resource_document(
         asset,
         id=f"{services.scope.address}/onlineEndpoints/{endpoint}/deployments/{name}",
         type="onlineEndpoints/deployments",
-        defaults={"endpointComputeType": "Managed", "scaleSettings": {"scaleType": "Default"}, "properties": {}},
+        defaults=defaults,
         own={"provisioningState": "Succeeded"},
     )
