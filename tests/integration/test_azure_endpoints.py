@@ -108,6 +108,17 @@ def test_a_deployment_on_kubernetes_needs_no_resources(client: Client) -> None:
     assert found == ["target_utilization", 3]
 
 
+def test_what_is_nested_too_deeply_is_refused_and_spoils_no_list(server: Server) -> None:
+    deep = '{"properties":' + '{"a":' * 300 + "1" + "}" * 301
+    with server.client() as http:
+        headers = {"Content-Type": "application/json"}
+        answer = http.put(f"{_WORKSPACE}/onlineEndpoints/iris-deep", content=deep, headers=headers)
+        listed = http.get(f"{_WORKSPACE}/onlineEndpoints")
+    assert (answer.status_code, answer.json()["error"]["innererror"]["code"]) == (400, "InvalidAsset")
+    assert listed.status_code == 200
+    assert "iris-deep" not in listed.text
+
+
 def test_traffic_is_changed(client: Client) -> None:
     found = _run(
         client,

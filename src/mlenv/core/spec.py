@@ -277,6 +277,14 @@ def canonical_json(data: object) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def is_deeper(data: object, levels: int) -> bool:
+    """Whether JSON data has more levels of objects and lists, one in another. Writers of JSON have limits of their own."""
+    if not isinstance(data, dict | list):
+        return False
+    inner = data.values() if isinstance(data, dict) else data
+    return levels == 0 or any(is_deeper(each, levels - 1) for each in inner)
+
+
 def _to_plain(value: object, *, origins: bool) -> Any:
     """Dataclasses as dicts, tuples as lists; None, False and empty fields left out (an empty tuple is kept by `_keep`)."""
     if isinstance(value, Requirement):

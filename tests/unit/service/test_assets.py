@@ -1,5 +1,6 @@
 """Components, code and the like: kept as sent, found again, never changed under a version."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -148,10 +149,24 @@ def test_names_are_checked(assets: Assets, name: str) -> None:
         assets.put(AssetKind.ENDPOINT, name, "", {})
 
 
-@pytest.mark.parametrize("document", [{"x": float("nan")}, {"x": "\ud800"}, {"x": "y" * (1 << 20)}, {"x": {1, 2}}])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"x": float("nan")},
+        {"x": "\ud800"},
+        {"x": "y" * (1 << 20)},
+        {"x": {1, 2}},
+        {"x": json.loads("[" * 100 + "]" * 100)},
+    ],
+)
 def test_documents_are_checked(assets: Assets, document: dict[str, object]) -> None:
     with pytest.raises(InvalidAsset):
         assets.put(AssetKind.ENDPOINT, "iris", "", document)
+
+
+def test_a_document_may_have_a_hundred_levels(assets: Assets) -> None:
+    document = {"x": json.loads("[" * 99 + "]" * 99)}
+    assert assets.put(AssetKind.ENDPOINT, "iris", "", document).asset.document == document
 
 
 def test_namespaces_do_not_see_each_other(hosted: Hosted, assets: Assets) -> None:
