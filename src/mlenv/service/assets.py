@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from mlenv.core.assets import Asset, AssetConflict, AssetKind, AssetNotFound
+from mlenv.core.assets import Asset, AssetConflict, AssetKind, AssetNotFound, check_asset_name
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion, View
-from mlenv.core.reference import Reference, parse_name, parse_version
+from mlenv.core.reference import Reference, parse_version
 from mlenv.core.spec import canonical_json, is_deeper
 from mlenv.errors import InvalidInput, NotFound
 
@@ -145,8 +145,7 @@ class Assets:
             MissingEnvironment: There is no such version of an environment.
             AssetConflict: That version exists with another content.
         """
-        for part in name.split("/"):
-            parse_name(part)
+        check_asset_name(kind, name)
         if kind.versioned:
             parse_version(version)
             lookup = lookup or Digest.of(_json(kind, name, document)).hex

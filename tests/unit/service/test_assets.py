@@ -145,7 +145,7 @@ def test_an_environment_may_be_in_another_namespace(hosted: Hosted, assets: Asse
 
 @pytest.mark.parametrize("name", ["", "a/../b", "a b", "x" * 300, "a/", "é\n", "a:b"])
 def test_names_are_checked(assets: Assets, name: str) -> None:
-    with pytest.raises(InvalidName):
+    with pytest.raises(InvalidName, match="not a valid endpoint name: "):
         assets.put(AssetKind.ENDPOINT, name, "", {})
 
 
