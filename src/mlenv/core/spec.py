@@ -259,6 +259,10 @@ class WrittenSpec:
         """The spec."""
         return _read(self.document)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What the spec's `to_dict` gives. Quicker than the spec itself."""
+        return json.loads(self.document)  # type: ignore[no-any-return]
+
 
 @lru_cache(maxsize=64)
 def _read(document: str) -> Spec:
