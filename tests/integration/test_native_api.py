@@ -297,6 +297,15 @@ def test_what_is_wrong_is_said_in_a_problem_document(
     assert code(answer)
 
 
+def test_head_is_answered_like_get_without_a_body(client: httpx.Client) -> None:
+    create(client, "headed")
+    for path in ("/healthz", "/api/v1/openapi.json", f"{BASE}/environments/headed/versions/1", f"{BASE}/nothing"):
+        get, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers.get("etag") == get.headers.get("etag")
+        assert get.status_code == 404 or head.headers["content-length"] == str(len(get.content))
+
+
 def test_a_body_of_another_type_or_of_none_is_refused(client: httpx.Client) -> None:
     address = f"{BASE}/environments"
     assert client.post(address, content=b"name: a", headers={"Content-Type": "application/yaml"}).status_code == 415
