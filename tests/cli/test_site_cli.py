@@ -352,6 +352,9 @@ def test_the_audit_is_listed_exported_and_verified(administrator: Person, server
     assert lines[-1] == {"head": whole["head"], "sequence": whole["records"]}
     assert administrator.run("audit", "export").stdout == file.read_text()
     assert administrator.ok("audit", "verify", "--file", str(file)) == whole
+    # Piped, it can be read only once.
+    for name in ("-", "/dev/stdin"):
+        assert administrator.ok("audit", "verify", "--file", name, text=file.read_text()) == whole
     administrator.ok("principal", "create", "later")
     assert administrator.ok("audit", "verify", "--head", whole["head"])["records"] == whole["records"] + 1
     lost = administrator.run("audit", "verify", "--head", "0" * 63 + "1")

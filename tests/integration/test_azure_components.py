@@ -79,6 +79,21 @@ def test_versions_are_given_out_and_never_change(client: Client) -> None:
     assert _run(client, 'result = client.components.get("auto", "1").command') == "echo 1"
 
 
+def test_without_a_version_or_label_the_newest_is_given(client: Client) -> None:
+    found = _run(
+        client,
+        """
+        for number in (1, 2):
+            client.components.create_or_update(make("newest", command=f"echo {number}", version=str(number)))
+        result = client.components.get("newest").version
+        """,
+    )
+    assert found == "2"
+    with pytest.raises(AzureError) as caught:
+        _run(client, 'client.components.get("none-such")')
+    assert caught.value.kind == "ResourceNotFoundError"
+
+
 def test_tags_change_under_a_version(client: Client) -> None:
     found = _run(
         client,

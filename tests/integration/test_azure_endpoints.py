@@ -90,6 +90,35 @@ def test_lists_and_deletes(client: Client) -> None:
     assert found == [["iris-three", "iris-two"], ["blue", "green"], ["green"], []]
 
 
+def test_a_deployment_on_kubernetes_needs_no_resources(client: Client) -> None:
+    found = _run(
+        client,
+        """
+        made = KubernetesOnlineEndpoint(name="iris-kube", compute="k8s", auth_mode="key")
+        client.online_endpoints.begin_create_or_update(made).result()
+        scale = TargetUtilizationScaleSettings(min_instances=1, max_instances=3)
+        blue = KubernetesOnlineDeployment(
+            name="blue", endpoint_name="iris-kube", environment="train:1", instance_count=1, scale_settings=scale
+        )
+        client.online_deployments.begin_create_or_update(blue, skip_script_validation=True).result()
+        after = client.online_deployments.get("blue", "iris-kube")
+        result = [after.scale_settings.type, after.scale_settings.max_instances]
+        """,
+    )
+    assert found == ["target_utilization", 3]
+
+
+def test_what_is_nested_too_deeply_is_refused_and_spoils_no_list(server: Server) -> None:
+    deep = '{"properties":' + '{"a":' * 300 + "1" + "}" * 301
+    with server.client() as http:
+        headers = {"Content-Type": "application/json"}
+        answer = http.put(f"{_WORKSPACE}/onlineEndpoints/iris-deep", content=deep, headers=headers)
+        listed = http.get(f"{_WORKSPACE}/onlineEndpoints")
+    assert (answer.status_code, answer.json()["error"]["innererror"]["code"]) == (400, "InvalidAsset")
+    assert listed.status_code == 200
+    assert "iris-deep" not in listed.text
+
+
 def test_traffic_is_changed(client: Client) -> None:
     found = _run(
         client,

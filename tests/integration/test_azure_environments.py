@@ -272,6 +272,14 @@ def test_the_client_reads_why_something_is_refused(newest: Client, name: str, ar
     assert (caught.value.kind, caught.value.status, caught.value.code) == ("HttpResponseError", 400, "UserError")
 
 
+def test_text_that_is_not_unicode_is_refused_also_where_the_version_is_there(server: Server, name: str) -> None:
+    bad = {"properties": {"image": "example.org/\ud800:1"}}
+    assert _put(server, f"{name}/versions/1", bad).status_code == 400
+    assert _put(server, f"{name}/versions/1", {"properties": {"image": "example.org/b:1"}}).status_code == 201
+    answer = _put(server, f"{name}/versions/1", bad)
+    assert (answer.status_code, answer.json()["error"]["innererror"]["code"]) == (400, "InvalidText")
+
+
 def test_anonymous_environments_are_the_same_each_time_and_in_no_list(azure: Client) -> None:
     got = azure.run(
         """

@@ -135,7 +135,7 @@ def test_what_has_no_answer_is_not_tried_again(site: BuildSite, requirement: str
     assert ended.error.splitlines()[0] in site.log(ended)
 
 
-def test_cancel_ends_the_whole_process_tree(site: BuildSite) -> None:
+def test_cancel_ends_the_whole_process_tree(site: BuildSite, caplog: pytest.LogCaptureFixture) -> None:
     gate = site.gated()
     build = site.builds.request(site.version("train", "alpha"), AMD64)
     before = children_of(os.getpid())
@@ -149,6 +149,7 @@ def test_cancel_ends_the_whole_process_tree(site: BuildSite) -> None:
         ended = site.ended(build)
     assert (ended.status, ended.image) == (BuildStatus.CANCELED, None)
     assert "canceled" in site.log(ended)
+    assert [each.getMessage() for each in caplog.records if each.name == "dbos"] == []
     assert site.builds.cancel(build.id) == ended
     actions = [each.change.action for each in site.hosted.site.store.audit(None, limit=1000)]
     assert actions.count("build.cancel") == 1

@@ -5,7 +5,9 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -102,6 +104,39 @@ def test_the_same_key_gives_the_same_answer_and_another_request_is_refused(clien
     elsewhere = create(client, "once", "/api/v1/registries/shared", headers=key)
     assert elsewhere.status_code == 422
     assert [each["version"] for each in walk(client, f"{BASE}/environments/once/versions")] == ["2", "1"]
+
+
+def test_the_same_key_twice_at_once_gives_the_same_answer(api: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, key = api.hosted.site.store, {"Idempotency-Key": "create-twice-at-once"}
+    made, looked_again, looks = Event(), Event(), count(1)
+    keep, look = store.add_reply, store.reply
+
+    def keep_late(*values: Any, **named: Any) -> None:
+        made.set()
+        assert looked_again.wait(30)
+        keep(*values, **named)
+
+    def look_and_tell(*values: Any) -> Any:
+        found = look(*values)
+        # The first look is of the first request, the second and third of the other, before and after its conflict.
+        if next(looks) == 3:
+            looked_again.set()
+        return found
+
+    def ask() -> httpx.Response:
+        return api.client.post("/api/v1/workspaces", json={"name": "twice-at-once"}, headers=key)
+
+    monkeypatch.setattr(store, "add_reply", keep_late)
+    monkeypatch.setattr(store, "reply", look_and_tell)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask)
+        assert made.wait(30)
+        second = ask()
+        assert (second.status_code, second.content) == (201, first.result().content)
+    monkeypatch.undo()
+    assert api.client.post("/api/v1/workspaces", json={"name": "twice-at-once"}).status_code == 409
+    other = api.client.post("/api/v1/workspaces", json={"name": "twice-at-once"}, headers={"Idempotency-Key": "else"})
+    assert (other.status_code, code(other)) == (409, "ScopeExists")
 
 
 def test_a_key_is_forgotten_after_a_day(api: InProcess) -> None:
@@ -262,6 +297,15 @@ def test_what_is_wrong_is_said_in_a_problem_document(
     assert code(answer)
 
 
+def test_head_is_answered_like_get_without_a_body(client: httpx.Client) -> None:
+    create(client, "headed")
+    for path in ("/healthz", "/api/v1/openapi.json", f"{BASE}/environments/headed/versions/1", f"{BASE}/nothing"):
+        get, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers.get("etag") == get.headers.get("etag")
+        assert get.status_code == 404 or head.headers["content-length"] == str(len(get.content))
+
+
 def test_a_body_of_another_type_or_of_none_is_refused(client: httpx.Client) -> None:
     address = f"{BASE}/environments"
     assert client.post(address, content=b"name: a", headers={"Content-Type": "application/yaml"}).status_code == 415
@@ -382,6 +426,8 @@ def test_the_description_of_the_api_names_every_route_with_its_models(client: ht
             placeholders = {part[1:-1] for part in path.split("/") if part.startswith("{")}
             named = {each["name"] for each in route.get("parameters", ()) if each["in"] == "path"}
             assert placeholders == named, (method, path)
+            if any(each["name"] == "if-none-match" for each in route.get("parameters", ())):
+                assert "304" in route["responses"], (method, path)
     text = json.dumps(document)
     for part in text.split('"#/components/schemas/')[1:]:
         assert part.partition('"')[0] in document["components"]["schemas"]

@@ -3,11 +3,14 @@
 import argparse
 import json
 import re
+import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, Final
 
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.printer import Column, Output
@@ -126,7 +129,9 @@ def _oldest(context: Context) -> Iterator[Mapping[str, Any]]:
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--file", metavar="FILE", help="verify an export, without a server")
+    parser.add_argument(
+        "-f", "--file", metavar="FILE", help="verify an export, without a server; - is the standard input"
+    )
     parser.add_argument(
         "--head", metavar="HASH", help="a hash that the records once ended with, noted elsewhere: it must be among them"
     )
@@ -139,17 +144,20 @@ def _verify_settings(namespace: argparse.Namespace) -> Verify:
 
 
 def _verify(settings: Verify, context: Context) -> int:
-    noted = [settings.head] if settings.head else []
-    if settings.file is not None:
+    if settings.file is None:
+        end = str(context.http.request("GET", "/audit/head")["hash"])
+        return _check(_oldest(context), end, settings.head, context)
+    with _opened(settings.file) as stream:
         # It is read twice, since what it ends with stands at its end, and it may be larger than memory.
-        *_, end = deque(_read(settings.file), maxlen=1) or [{}]
-        if not isinstance(end.get("head"), str):
+        *_, last = deque(_read(settings.file, stream), maxlen=1) or [{}]
+        if not isinstance(last.get("head"), str):
             raise NotAnExport(settings.file, "its last line does not say what it ends with; it may have been cut off")
-        noted.append(end["head"])
-        heard: Iterator[Mapping[str, Any]] = (each for each in _read(settings.file) if each != end)
-    else:
-        noted.append(str(context.http.request("GET", "/audit/head")["hash"]))
-        heard = _oldest(context)
+        records = (each for each in _read(settings.file, stream) if each != last)
+        return _check(records, last["head"], settings.head, context)
+
+
+def _check(heard: Iterable[Mapping[str, Any]], end: str, noted: str | None, context: Context) -> int:
+    """Check records, the oldest first, and that they ended with a hash, and once with another that was noted."""
     last: dict[str, Any] = {"sequence": 0, "hash": "0" * 64}
 
     def counted() -> Iterator[AuditRecord]:
@@ -159,7 +167,7 @@ def _verify(settings: Verify, context: Context) -> int:
             yield record
 
     faults = 0
-    for fault in find_faults(counted(), noted):
+    for fault in find_faults(counted(), [noted, end] if noted else [end]):
         faults += 1
         if faults <= _MOST:
             context.printer.warn(fault)
@@ -169,19 +177,31 @@ def _verify(settings: Verify, context: Context) -> int:
     return ExitStatus.DONE
 
 
-def _read(file: Path) -> Iterator[dict[str, Any]]:
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    """A file that can be read more than once, also if it is a pipe or, as `-`, the standard input."""
+    with open(0, "rb", closefd=False) if str(file) == "-" else file.open("rb") as stream:
+        if stream.seekable():
+            yield stream
+            return
+        with TemporaryFile() as copy:
+            shutil.copyfileobj(stream, copy)
+            yield copy
+
+
+def _read(file: Path, stream: BinaryIO) -> Iterator[dict[str, Any]]:
     """The lines of an export, the last of which says what the records end with. Raises `NotAnExport`."""
+    stream.seek(0)
     number = 0
-    with file.open("rb") as stream:
-        while line := stream.readline(_LINE + 1):
-            number += 1
-            try:
-                document = json.loads(line) if len(line) <= _LINE else None
-            except (ValueError, RecursionError) as error:
-                raise NotAnExport(file, f"line {number} is not JSON") from error
-            if not isinstance(document, dict):
-                raise NotAnExport(file, f"line {number} is not a record")
-            yield document
+    while line := stream.readline(_LINE + 1):
+        number += 1
+        try:
+            document = json.loads(line) if len(line) <= _LINE else None
+        except (ValueError, RecursionError) as error:
+            raise NotAnExport(file, f"line {number} is not JSON") from error
+        if not isinstance(document, dict):
+            raise NotAnExport(file, f"line {number} is not a record")
+        yield document
 
 
 list_all: Final = Verb(_list_arguments, _list_settings, _list, Output.TABLE)

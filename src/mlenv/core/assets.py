@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from mlenv.core.reference import check_name
 from mlenv.errors import Conflict, NotFound
 
 
@@ -22,6 +23,13 @@ class AssetKind(StrEnum):
     def versioned(self) -> bool:
         """Whether its content is kept under versions that never change."""
         return self in {AssetKind.CODE, AssetKind.COMPONENT}
+
+
+def check_asset_name(kind: AssetKind, name: str) -> str:
+    """Check the name of an asset of a kind. Raises `InvalidName`."""
+    for part in name.split("/") if kind is AssetKind.DEPLOYMENT else [name]:
+        check_name(f"a valid {kind} name", part)
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ class InvalidReference(InvalidInput):
         self.text = text
 
 
-def _checked(what: str, text: str) -> str:
+def check_name(what: str, text: str) -> str:
+    """Check what may stand in addresses and references as a name; `what` says of what kind. Raises `InvalidName`."""
     if not text or len(text) > _LIMIT or _FORBIDDEN.search(text) or not text.isprintable() or text in {".", ".."}:
         raise InvalidName(what, text)
     return text
@@ -58,17 +59,17 @@ def _checked(what: str, text: str) -> str:
 
 def parse_name(text: str) -> EnvironmentName:
     """Check an environment's name. Raises `InvalidName`."""
-    return EnvironmentName(_checked("an environment name", text))
+    return EnvironmentName(check_name("an environment name", text))
 
 
 def parse_version(text: str) -> VersionName:
     """Check a version. Raises `InvalidName`."""
-    return VersionName(_checked("a version", text))
+    return VersionName(check_name("a version", text))
 
 
 def parse_label(text: str) -> LabelName:
     """Check a label. Raises `InvalidName`."""
-    return LabelName(_checked("a label", text))
+    return LabelName(check_name("a label", text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,6 +259,10 @@ class WrittenSpec:
         """The spec."""
         return _read(self.document)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What the spec's `to_dict` gives. Quicker than the spec itself."""
+        return json.loads(self.document)  # type: ignore[no-any-return]
+
 
 @lru_cache(maxsize=64)
 def _read(document: str) -> Spec:
@@ -275,6 +279,14 @@ def _digest(spec: Spec) -> Digest:
 def canonical_json(data: object) -> str:
     """JSON with sorted keys and no spaces, the same text for the same data (after RFC 8785, for what we store)."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def is_deeper(data: object, levels: int) -> bool:
+    """Whether JSON data has more levels of objects and lists, one in another. Writers of JSON have limits of their own."""
+    if not isinstance(data, dict | list):
+        return False
+    inner = data.values() if isinstance(data, dict) else data
+    return levels == 0 or any(is_deeper(each, levels - 1) for each in inner)
 
 
 def _to_plain(value: object, *, origins: bool) -> Any:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 
 from mlenv.server.direct import DirectRoute
-from mlenv.server.middleware import App, Receive, Scope, Send
+from mlenv.server.middleware import App, Message, Receive, Scope, Send
 
 
 @dataclass(slots=True)
@@ -66,9 +66,13 @@ def flattened(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
         yield type(route)(each.path, each.endpoint, **options)
 
 
+class _HeadSent(Exception):
+    """All that `HEAD` asks for was answered."""
+
+
 class Dispatcher:
     """
-    An ASGI application that hands requests to routes.
+    An ASGI application that hands requests to routes. `HEAD` is answered wherever `GET` is (RFC 9110, section 9.3.2).
 
     Args:
         routes: Where several match, the first one counts.
@@ -106,8 +110,30 @@ class Dispatcher:
                 methods |= route.methods or set()
         if partial is None:
             raise HTTPException(404)
+        if "GET" in methods:
+            if scope["method"] == "HEAD":
+                return await self._head(scope, receive, send)
+            methods.add("HEAD")
         scope.update(partial[1])
         raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
+
+    async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as to `GET`, up to the first byte of the body."""
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                return await send(message)
+            await send({"type": "http.response.body", "body": b""})
+            raise _HeadSent
+
+        # Without the server's extensions, or files would be sent by another way.
+        asked = {**scope, "method": "GET", "extensions": {}}
+        try:
+            await self(asked, receive, send_head)
+        except _HeadSent:
+            pass
+        finally:
+            scope["route"] = asked.get("route")
 
     def _add(self, number: int, route: Any) -> None:
         node = self._root

@@ -102,20 +102,21 @@ class _Reading:
 
     async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         total, waited, whole = 0, 0.0, False
+        clock = asyncio.get_running_loop().time
 
         async def watched() -> Message:
             nonlocal total, waited, whole
             if whole:
                 return await receive()
             # Only waiting for the client counts, not what the application does with what has come.
-            begun = time.monotonic()
+            begun = clock()
             try:
                 async with asyncio.timeout(max(self._timeout + total / self._rate - waited, 0)):
                     message = await receive()
             except TimeoutError:
                 self._problem = Problem(408, "BodyTooSlow", "the body came too slowly", headers=_CLOSE)
                 raise _Refused from None
-            waited += time.monotonic() - begun
+            waited += clock() - begun
             if message["type"] != "http.request":
                 whole = True
                 return message

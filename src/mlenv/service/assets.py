@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from mlenv.core.assets import Asset, AssetConflict, AssetKind, AssetNotFound
+from mlenv.core.assets import Asset, AssetConflict, AssetKind, AssetNotFound, check_asset_name
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion, View
-from mlenv.core.reference import Reference, parse_name, parse_version
-from mlenv.core.spec import canonical_json
+from mlenv.core.reference import Reference, parse_version
+from mlenv.core.spec import canonical_json, is_deeper
 from mlenv.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Most bytes of a document as JSON.
 DOCUMENT_LIMIT: Final = 1 << 20
+#: Most levels of objects and lists in it, one in another: what is kept must be written again, in answers.
+DEPTH_LIMIT: Final = 100
 #: Most assets of one page.
 PAGE_LIMIT: Final = 500
 
@@ -143,8 +145,7 @@ class Assets:
             MissingEnvironment: There is no such version of an environment.
             AssetConflict: That version exists with another content.
         """
-        for part in name.split("/"):
-            parse_name(part)
+        check_asset_name(kind, name)
         if kind.versioned:
             parse_version(version)
             lookup = lookup or Digest.of(_json(kind, name, document)).hex
@@ -249,6 +250,8 @@ def _revised(stored: Asset, given: Asset) -> Asset:
 
 
 def _json(kind: AssetKind, name: str, document: Mapping[str, Any]) -> bytes:
+    if is_deeper(dict(document), DEPTH_LIMIT):
+        raise InvalidAsset(kind, name, f"is nested too deeply: more than {DEPTH_LIMIT} levels")
     try:
         # NOTE: Python reads NaN and infinite numbers, which are no JSON, and which no client could read back.
         json.dumps(document, allow_nan=False)

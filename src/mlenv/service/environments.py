@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from mlenv.core.environment import Definition, Environment, EnvironmentVersion, LabelChange, View
 from mlenv.core.reference import LATEST, EnvironmentName, LabelName, Reference
 from mlenv.core.refusals import LabelNotFound, VersionChanged
-from mlenv.core.spec import Spec, canonical_json
+from mlenv.core.spec import Spec, canonical_json, is_deeper
 from mlenv.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _ATTEMPTS: Final = 20
 TAG_LIMIT: Final = 100
 TAG_NAME_LIMIT: Final = 512
 TEXT_LIMIT: Final = 65_536
+#: Most levels of objects and lists, one in another, in what goes with a version.
+DEPTH_LIMIT: Final = 100
 
 
 class RegistryNotHere(NotFound):
@@ -93,7 +95,7 @@ class Environments:
             VersionConflict: That version exists with other content.
             InvalidText: The description, a tag, or text in the spec can't be kept.
         """
-        _check_spec(definition.spec)
+        check_spec(definition.spec)
         _check_description(definition.description)
         _check_tags(definition.tags)
         _check_details(definition.details)
@@ -276,7 +278,8 @@ def _applied(change: Change, version: EnvironmentVersion) -> tuple[str | None, d
     return description, tags
 
 
-def _check_spec(spec: Spec) -> None:
+def check_spec(spec: Spec) -> None:
+    """Refuse a spec that has no digest, since it has text that is not Unicode. Raises `InvalidText`."""
     try:
         _ = spec.digest
     except UnicodeEncodeError as error:
@@ -299,6 +302,8 @@ def _check_tags(tags: Mapping[str, str]) -> None:
 
 
 def _check_details(details: Mapping[str, Any]) -> None:
+    if is_deeper(dict(details), DEPTH_LIMIT):
+        raise InvalidText("what goes with the version", f"is nested too deeply: more than {DEPTH_LIMIT} levels")
     try:
         size = len(canonical_json(dict(details)).encode())
     except (ValueError, TypeError, RecursionError) as error:

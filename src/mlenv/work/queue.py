@@ -326,9 +326,15 @@ def quiet() -> None:
         logger.addFilter(_Seldom())
 
 
+#: What DBOS says when a task was taken away from this process.
+_TAKEN: Final = "no longer owned by this execution"
+
+
 class _Seldom(logging.Filter):
     """
     Lets each kind of warning pass once a minute, in one line: while a database is away, DBOS warns at every look into it.
+
+    A task that was canceled, or that another process has taken, is no trouble: its own row says what became of it.
     """
 
     def __init__(self) -> None:
@@ -337,12 +343,16 @@ class _Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it passes."""
+        from dbos import error as dbos_error
+
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, dbos_error.DBOSAwaitedWorkflowCancelledError) or _TAKEN in record.getMessage():
+            return False
         key, now = (record.pathname, record.lineno), time.monotonic()
         if now - self._passed.get(key, float("-inf")) < _SELDOM:
             return False
         self._passed[key] = now
         record.msg, record.args = redact(record.getMessage().partition("\n")[0]), ()
-        error = record.exc_info[1] if record.exc_info else None
         if error is not None and type(error).__module__.startswith("sqlalchemy."):
             # What is wrong with a database is no fault of the program: where it was met says nothing.
             record.msg, record.exc_info = f"{record.msg} {_unavailable(error)}", None

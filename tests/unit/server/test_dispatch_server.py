@@ -103,7 +103,14 @@ def test_what_no_route_matches_is_not_there(dispatcher: Dispatcher, path: str) -
 
 def test_a_method_that_no_route_takes_is_told_which_ones_do(dispatcher: Dispatcher) -> None:
     status, headers, _, _ = _get(dispatcher, "/api/workspaces/w/environments/iris", "DELETE")
-    assert (status, dict(headers)[b"allow"]) == (405, b"GET, PUT")
+    assert (status, dict(headers)[b"allow"]) == (405, b"GET, HEAD, PUT")
+
+
+def test_head_is_answered_as_get_without_a_body(dispatcher: Dispatcher) -> None:
+    path = "/api/workspaces/w/environments/iris"
+    status, headers, body, scope = _get(dispatcher, path, "HEAD")
+    assert (status, headers, body) == (200, _get(dispatcher, path)[1], "")
+    assert (scope["method"], scope["route"].path) == ("HEAD", "/api/workspaces/{workspace}/environments/{name}")
 
 
 def test_what_is_no_route_is_refused() -> None:

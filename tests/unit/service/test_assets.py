@@ -1,5 +1,6 @@
 """Components, code and the like: kept as sent, found again, never changed under a version."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -144,14 +145,28 @@ def test_an_environment_may_be_in_another_namespace(hosted: Hosted, assets: Asse
 
 @pytest.mark.parametrize("name", ["", "a/../b", "a b", "x" * 300, "a/", "é\n", "a:b"])
 def test_names_are_checked(assets: Assets, name: str) -> None:
-    with pytest.raises(InvalidName):
+    with pytest.raises(InvalidName, match="not a valid endpoint name: "):
         assets.put(AssetKind.ENDPOINT, name, "", {})
 
 
-@pytest.mark.parametrize("document", [{"x": float("nan")}, {"x": "\ud800"}, {"x": "y" * (1 << 20)}, {"x": {1, 2}}])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"x": float("nan")},
+        {"x": "\ud800"},
+        {"x": "y" * (1 << 20)},
+        {"x": {1, 2}},
+        {"x": json.loads("[" * 100 + "]" * 100)},
+    ],
+)
 def test_documents_are_checked(assets: Assets, document: dict[str, object]) -> None:
     with pytest.raises(InvalidAsset):
         assets.put(AssetKind.ENDPOINT, "iris", "", document)
+
+
+def test_a_document_may_have_a_hundred_levels(assets: Assets) -> None:
+    document = {"x": json.loads("[" * 99 + "]" * 99)}
+    assert assets.put(AssetKind.ENDPOINT, "iris", "", document).asset.document == document
 
 
 def test_namespaces_do_not_see_each_other(hosted: Hosted, assets: Assets) -> None:

@@ -7,8 +7,8 @@ from fastapi import Query, Request
 from starlette.responses import JSONResponse, Response
 
 from mlenv.core.access import Operation
-from mlenv.core.assets import Asset, AssetKind
-from mlenv.core.reference import parse_name, parse_version
+from mlenv.core.assets import Asset, AssetKind, check_asset_name
+from mlenv.core.reference import parse_version
 from mlenv.server.azure.addresses import PROVIDER, WORKSPACE, azure_router
 from mlenv.server.azure.bodies import Body, Texts
 from mlenv.server.azure.door import azure_opened
@@ -60,7 +60,7 @@ def list_versions(
 
     NOTE: the client asks under a name that it has just made up.
     """
-    parse_name(name)
+    check_asset_name(AssetKind.CODE, name)
     if hash is not None:
         found = (
             services.assets.find(AssetKind.CODE, _lookup(hash, version or ""), limit=10) if hash.isprintable() else []
@@ -73,8 +73,7 @@ def list_versions(
 @router.get(VERSION)
 def get_version(services: Reading, name: str, version: str) -> dict[str, Any]:
     """One version."""
-    asset = services.assets.get(AssetKind.CODE, parse_name(name), parse_version(version))
-    return _document(services, asset)
+    return _document(services, services.assets.get(AssetKind.CODE, name, version))
 
 
 @router.post(f"{VERSION}/startPendingUpload")
@@ -86,7 +85,7 @@ def start_upload(
     body: PendingBody | None = None,
 ) -> dict[str, Any]:
     """A new place to upload to."""
-    parse_name(name), parse_version(version)
+    check_asset_name(AssetKind.CODE, name), parse_version(version)
     container = new_container(request, services.scope)
     return {
         "pendingUploadId": (body.pending_upload_id if body else None) or container,
@@ -102,7 +101,7 @@ def put_version(request: Request, services: Writing, name: str, version: str, bo
     found = _Hash.of(sent)
     saved = services.assets.put(
         AssetKind.CODE,
-        parse_name(name),
+        name,
         parse_version(version),
         sent.model_dump(by_alias=True, exclude_none=True),
         lookup=_lookup(found.hash, found.version) if found else None,

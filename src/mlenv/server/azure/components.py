@@ -22,8 +22,8 @@ from mlenv.service.services import Services
 
 router: APIRouter = azure_router()
 
-#: What the client asks for when it wants the newest version.
-_DEFAULT = "default"
+#: What the client asks for when its user names no version.
+_DEFAULT = "azureml_default"
 _CONTAINER = f"{WORKSPACE}/components/{{name}}"
 _VERSION = f"{_CONTAINER}/versions/{{version}}"
 _Reading = Annotated[Services, azure_opened(Operation.ASSET_READ)]
@@ -56,7 +56,7 @@ def put_version(
 
 @router.get(_VERSION)
 def get_version(name: str, version: str, services: _Reading) -> dict[str, Any]:
-    """One version; `default` is the newest."""
+    """One version; `azureml_default` is the newest."""
     if version == _DEFAULT:
         return _document(services, services.assets.latest(AssetKind.COMPONENT, name))
     return _document(services, services.assets.get(AssetKind.COMPONENT, name, version))

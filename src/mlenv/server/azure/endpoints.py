@@ -8,7 +8,6 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from mlenv.core.access import Operation
 from mlenv.core.assets import Asset, AssetKind
 from mlenv.core.environment import View
-from mlenv.core.reference import parse_name
 from mlenv.server.azure.addresses import WORKSPACE, azure_router, base_of
 from mlenv.server.azure.asset_documents import environment_in, properties_of, resource_document
 from mlenv.server.azure.asset_pages import page_of
@@ -32,7 +31,7 @@ def put_endpoint(
     request: Request, response: Response, endpoint: str, body: Annotated[Any, Body()], services: _Writing
 ) -> dict[str, Any]:
     """Register an endpoint, or replace it."""
-    saved = services.assets.put(AssetKind.ENDPOINT, parse_name(endpoint), "", _kept(body))
+    saved = services.assets.put(AssetKind.ENDPOINT, endpoint, "", _kept(body))
     response.status_code = 201 if saved.new else 200
     return _endpoint(request, services, saved.asset)
 
@@ -77,7 +76,7 @@ def put_deployment(
     kept = _kept(body)
     saved = services.assets.put(
         AssetKind.DEPLOYMENT,
-        f"{endpoint}/{parse_name(deployment)}",
+        f"{endpoint}/{deployment}",
         "",
         kept,
         lookup=endpoint,
@@ -136,10 +135,14 @@ def _endpoint(request: Request, services: Services, asset: Asset) -> dict[str, A
 
 def _deployment(services: Services, asset: Asset) -> dict[str, Any]:
     endpoint, _, name = asset.name.partition("/")
+    defaults = {"endpointComputeType": "Managed", "scaleSettings": {"scaleType": "Default"}, "properties": {}}
+    if asset.document["properties"].get("endpointComputeType") == "Kubernetes":
+        # The client reads what is in it, also where its user said nothing.
+        defaults["containerResourceRequirements"] = {}
     return resource_document(
         asset,
         id=f"{services.scope.address}/onlineEndpoints/{endpoint}/deployments/{name}",
         type="onlineEndpoints/deployments",
-        defaults={"endpointComputeType": "Managed", "scaleSettings": {"scaleType": "Default"}, "properties": {}},
+        defaults=defaults,
         own={"provisioningState": "Succeeded"},
     )

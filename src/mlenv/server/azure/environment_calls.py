@@ -18,7 +18,7 @@ from mlenv.server.azure.bodies import VersionProperties
 from mlenv.server.azure.definitions import to_definition
 from mlenv.server.azure.environment_documents import ANONYMOUS, environment_document, version_document
 from mlenv.server.routes.paging import InvalidCursor, read_cursor, write_cursor
-from mlenv.service.environments import Change, Created
+from mlenv.service.environments import Change, Created, check_spec
 from mlenv.service.services import Services
 
 T = TypeVar("T")
@@ -141,7 +141,8 @@ def _stored(services: Services, reference: Reference) -> EnvironmentVersion | No
 
 
 def _check_fixed(stored: EnvironmentVersion, given: Spec, properties: VersionProperties) -> None:
-    """Refuse other content than that which is stored."""
+    """Refuse other content than that which is stored, and what is no content at all."""
+    check_spec(given)
     if stored.spec.digest != given.digest:
         conflict = VersionConflict(stored.name, stored.version, stored=stored.spec, given=given)
         raise AlreadyRegistered(stored.name, stored.version, conflict.difference)

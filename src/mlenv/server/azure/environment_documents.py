@@ -2,26 +2,31 @@
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from pydantic.alias_generators import to_camel
+
 from mlenv.core.environment import Environment, EnvironmentVersion
 from mlenv.core.scope import ScopeKind
-from mlenv.core.spec import PUBLIC, Route, Spec
 from mlenv.server.azure.addresses import PROVIDER, Address
 from mlenv.server.azure.definitions import SPEC_PROPERTY
 
 #: What the client calls environments that its user gave no name. They are in no list.
 ANONYMOUS: Final = "CliV2AnonymousEnvironment"
+#: Fields of a spec that the dialect has words for, and those that it says with a conda file.
+_SAID: Final = frozenset({"image", "build", "conda", "os_type", "inference_config"})
+_SAID_BY_CONDA: Final = frozenset({"python", "environment_variables", "sources", "constraints"})
 _URL: Final = re.compile(r"(?i)(?:https?|ftps?)://")
 
 
 def version_document(version: EnvironmentVersion, address: Address) -> dict[str, Any]:
     """One version."""
-    spec, details = version.spec, version.details
+    said, details = version.written.to_dict(), version.details
     own = dict(details.get("properties") or {})
-    if not _is_whole(spec):
-        own[SPEC_PROPERTY] = str(spec.digest)
+    if not _is_whole(said):
+        own[SPEC_PROPERTY] = str(version.written.digest)
     properties: dict[str, Any] = {
         "description": version.description,
         "tags": dict(version.tags),
@@ -29,12 +34,11 @@ def version_document(version: EnvironmentVersion, address: Address) -> dict[str,
         "isAnonymous": bool(details.get("isAnonymous")) or version.name == ANONYMOUS,
         "isArchived": version.archived,
         "environmentType": "UserCreated",
-        "osType": "Windows" if spec.os_type == "windows" else "Linux",
         # NOTE: no client of ours sends this of itself; one that does sends back what it was given (`put_version`).
         "autoRebuild": details.get("autoRebuild", "Disabled"),
         "stage": details.get("stage"),
         "provisioningState": "Succeeded",
-        **_content(spec),
+        **_content(said),
     }
     if "intellectualProperty" in details:
         properties["intellectualProperty"] = details["intellectualProperty"]
@@ -79,34 +83,39 @@ def _plural(address: Address) -> str:
     return "workspaces" if address.scope.kind is ScopeKind.WORKSPACE else "registries"
 
 
-def _content(spec: Spec) -> dict[str, Any]:
-    content: dict[str, Any] = {"image": spec.image}
-    if spec.conda is not None:
-        content["condaFile"] = spec.conda.text
-    if spec.build is not None:
-        content["build"] = {"contextUri": spec.build.path, "dockerfilePath": spec.build.dockerfile_path}
-    if (inference := spec.inference_config) is not None:
-        content["inferenceConfig"] = {
-            "livenessRoute": _route(inference.liveness_route),
-            "readinessRoute": _route(inference.readiness_route),
-            "scoringRoute": _route(inference.scoring_route),
+def _content(said: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    A spec in the dialect's words.
+
+    Args:
+        said: The spec as plain data. A list has many, and reading each would take most of its time.
+    """
+    content: dict[str, Any] = {
+        "image": said.get("image"),
+        "osType": "Windows" if said.get("os_type") == "windows" else "Linux",
+    }
+    if (conda := said.get("conda")) is not None:
+        content["condaFile"] = conda.get("text", "")
+    if (build := said.get("build")) is not None:
+        content["build"] = {
+            "contextUri": build["path"],
+            "dockerfilePath": build.get("dockerfile_path", "Dockerfile"),
         }
+    if (inference := said.get("inference_config")) is not None:
+        content["inferenceConfig"] = {to_camel(name): route for name, route in inference.items()}
     return content
 
 
-def _route(route: Route) -> dict[str, Any]:
-    return {"port": route.port, "path": route.path}
-
-
-def _is_whole(spec: Spec) -> bool:
+def _is_whole(said: Mapping[str, Any]) -> bool:
     """Whether all of a spec can be said in the dialect, so that reading it again gives the same spec."""
-    if spec.requirements is not None or spec.pylock is not None or spec.platforms or spec.allow_source:
+    build, conda = said.get("build"), said.get("conda")
+    if build is not None and ("digest" in build or not _URL.match(build["path"])):
         return False
-    if spec.prereleases or (spec.build is not None and (spec.build.digest or not _URL.match(spec.build.path))):
+    if conda is None:
+        return said.keys() <= _SAID
+    if not said.keys() <= _SAID | _SAID_BY_CONDA:
         return False
-    if spec.cuda is not None or spec.resolver != "conda":
-        return False
-    if spec.conda is None:
-        return spec.sources == PUBLIC and not (spec.python or spec.environment_variables or spec.constraints)
-    variables = json.loads(spec.conda.document).get("variables") or {}
-    return spec.python == spec.conda.python and len(spec.environment_variables) == len(variables)
+    variables: Any = {}
+    if '"variables"' in conda["document"]:
+        variables = json.loads(conda["document"]).get("variables") or {}
+    return said.get("python") == conda.get("python") and len(said.get("environment_variables", ())) == len(variables)

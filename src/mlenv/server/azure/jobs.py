@@ -9,9 +9,9 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from mlenv.core.access import Caller, Operation
+from mlenv.core.assets import AssetKind, check_asset_name
 from mlenv.core.environment import View
 from mlenv.core.jobs import Job
-from mlenv.core.reference import parse_name
 from mlenv.core.scope import Scope, ScopeKind
 from mlenv.errors import InvalidInput
 from mlenv.server.azure.addresses import WORKSPACE, azure_router, base_of
@@ -46,7 +46,7 @@ def put_job(
 ) -> dict[str, Any]:
     """Submit a job; for one that is there, change what people read of it."""
     wanted, environment, archived = to_request(
-        parse_name(name), properties_of(body), requested_by=known_caller(request).principal.name
+        check_asset_name(AssetKind.JOB, name), properties_of(body), requested_by=known_caller(request).principal.name
     )
     submitted = services.jobs.create(
         wanted, environment, elsewhere=elsewhere(request, services.scope), archived=archived

@@ -17,7 +17,7 @@ from mlenv.core.records import BuildRecord, BuildStatus
 from mlenv.core.reference import EnvironmentName, VersionName
 from mlenv.server.door import opened
 from mlenv.server.routes.bodies import Received, answer, answers, body_of, documented
-from mlenv.server.routes.conditional import IdempotencyKey, IfNoneMatch, once, tagged
+from mlenv.server.routes.conditional import UNCHANGED, IdempotencyKey, IfNoneMatch, once, tagged
 from mlenv.server.routes.environments import reference_of
 from mlenv.server.routes.log_answers import RESPONSES, AcceptHeader, LastEventHeader, RangeHeader, log_answer
 from mlenv.server.routes.paging import DEFAULT, CursorQuery, InvalidCursor, LimitQuery, page
@@ -96,7 +96,7 @@ def list_builds(
     return _page(request, services, limit, cursor, status, None)
 
 
-@_inner.get("/builds/{id}", responses=answers(BuildAnswer, "The build"))
+@_inner.get("/builds/{id}", responses=answers(BuildAnswer, "The build") | UNCHANGED)
 def show_build(id: IdPath, services: Reading, if_none_match: IfNoneMatch = None) -> Response:
     """One build as it stands."""
     return tagged(encode(build_document(services.builds.get(id))), if_none_match)

@@ -5,18 +5,22 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Header, Request, Response
 
 from mlenv.errors import Conflict, InvalidInput
 from mlenv.server.door import site_of
 
+T = TypeVar("T")
+
 _TAG: Final = re.compile(r'(?:W/)?("[\x21\x23-\x7e]*")')
 #: How long an answer to an idempotency key is kept.
 KEPT: Final = timedelta(hours=24)
 #: How often a process forgets older ones, in seconds.
 _PURGE_EVERY: Final = 3600.0
+#: How long is waited for an answer that another request is about to keep, in seconds, one after the other.
+_PAUSES: Final = (0.01, 0.02, 0.04, 0.08, 0.1)
 
 IfMatch = Annotated[
     str | None, Header(max_length=4096, description="Change it only if its entity tag is one of these; else 412.")
@@ -101,14 +105,29 @@ def once(request: Request, key: str | None, raw: bytes, create: Callable[[], tup
     known = store.reply(principal, key)
     if known is None:
         _purge(request)
-        status, body = create()
-        now = datetime.now(UTC)
-        store.add_reply(principal, key, asked, status, body.decode(), now=now)
-        # Two requests with the same key at once: the answer that was kept first is everybody's.
-        known = store.reply(principal, key) or (asked, status, body.decode())
+        try:
+            status, body = create()
+        except Conflict:
+            # It may be there already by another request with this key, whose answer is about to be kept.
+            if (known := _awaited(lambda: store.reply(principal, key))) is None:
+                raise
+        else:
+            now = datetime.now(UTC)
+            store.add_reply(principal, key, asked, status, body.decode(), now=now)
+            # Two requests with the same key at once: the answer that was kept first is everybody's.
+            known = store.reply(principal, key) or (asked, status, body.decode())
     if known[0] != asked:
         raise KeyReused
     return known[1], known[2].encode()
+
+
+def _awaited(look: Callable[[], T | None]) -> T | None:
+    """What is there now, or within a quarter of a second."""
+    for pause in _PAUSES:
+        if (found := look()) is not None:
+            return found
+        time.sleep(pause)
+    return look()
 
 
 def _purge(request: Request) -> None:

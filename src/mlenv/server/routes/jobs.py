@@ -11,7 +11,7 @@ from mlenv.core.access import Operation
 from mlenv.core.environment import View
 from mlenv.server.door import opened
 from mlenv.server.routes.bodies import answer, answers
-from mlenv.server.routes.conditional import IfNoneMatch, tagged
+from mlenv.server.routes.conditional import UNCHANGED, IfNoneMatch, tagged
 from mlenv.server.routes.log_answers import RESPONSES, AcceptHeader, LastEventHeader, RangeHeader, log_answer
 from mlenv.server.routes.paging import DEFAULT, CursorQuery, InvalidCursor, LimitQuery, page
 from mlenv.server.routes.scoped import scoped
@@ -44,7 +44,7 @@ def list_jobs(
     )
 
 
-@_inner.get("/jobs/{name}", responses=answers(JobAnswer, "The job"))
+@_inner.get("/jobs/{name}", responses=answers(JobAnswer, "The job") | UNCHANGED)
 def show_job(name: NamePath, services: Reading, if_none_match: IfNoneMatch = None) -> Response:
     """One job as it stands."""
     return tagged(encode(job_document(services.jobs.get(name))), if_none_match)
