@@ -162,7 +162,7 @@ def find_faults(records: Iterable[AuditRecord], heads: Iterable[str]) -> Iterato
     What is wrong with a whole chain, as `find_breaks` says, and which of the hashes it once ended with it lacks.
 
     Args:
-        heads: Hashes that were noted as the chain's end at some time.
+        heads: Hashes that were noted as the chain's end at some time; "" for an end that was removed.
     """
     missing = dict.fromkeys(heads)
     missing.pop(GENESIS, None)
@@ -174,7 +174,10 @@ def find_faults(records: Iterable[AuditRecord], heads: Iterable[str]) -> Iterato
 
     yield from find_breaks(noting())
     for head in missing:
-        yield f"no record has the hash {head}, with which the chain once ended: records were removed or altered"
+        if head:
+            yield f"no record has the hash {head}, with which the chain once ended: records were removed or altered"
+        else:
+            yield "what the chain ended with was removed"
 
 
 def find_breaks(records: Iterable[AuditRecord]) -> Iterator[str]:

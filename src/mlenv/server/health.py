@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from mlenv.core.disk_faults import disk_fault
@@ -15,6 +14,7 @@ from mlenv.core.redact import redact
 from mlenv.errors import MlenvError
 from mlenv.server.door import public
 from mlenv.server.metrics import MEDIA_TYPE, Metrics
+from mlenv.server.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ async def alive() -> Response:
 async def ready(request: Request) -> Response:
     """Everything is there that requests need; 503, with reasons, if it is not."""
     readiness: Readiness = request.app.state.readiness
-    reasons = await run_in_threadpool(readiness.reasons)
+    reasons = await in_thread(readiness.reasons)
     document: dict[str, Any] = {"status": "not ready" if reasons else "ready", "reasons": list(reasons)}
     return JSONResponse(document, 503 if reasons else 200, {"Retry-After": "2"} if reasons else None)
 
@@ -85,4 +85,4 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
     found: Metrics = request.app.state.metrics
-    return Response(await run_in_threadpool(found.text), media_type=MEDIA_TYPE)
+    return Response(await in_thread(found.text), media_type=MEDIA_TYPE)

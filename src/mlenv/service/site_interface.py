@@ -86,7 +86,10 @@ class SiteStore(Protocol):
         """Audit records, the newest first, before a sequence number; of one namespace, or all."""
 
     def audit_head(self) -> tuple[int, str]:
-        """The sequence number and the hash that the chain ends with; 0 and `GENESIS` if there is no record."""
+        """
+        The sequence number and the hash that the chain ends with: 0 and `GENESIS` if there is no record, and 0 and "" if
+        somebody removed its end.
+        """
 
     def purge(self, *, before: datetime) -> None:
         """Forget answers to idempotency keys that are older."""

@@ -198,9 +198,9 @@ class SqlSite:
         return self._records("newest_audit", scope, before=_TOP if before is None else before, limit=limit)
 
     def audit_head(self) -> tuple[int, str]:
-        """The sequence number and the hash that the chain ends with; 0 and `GENESIS` if there is no record."""
-        head = self._database.read(lambda run: run("audit_end"))[0]
-        return head["sequence"], head["hash"]
+        """See `service.site_interface.SiteStore`."""
+        found = self._database.ask("audit_end")
+        return (found[0]["sequence"], found[0]["hash"]) if found else (0, "")
 
     def _records(self, statement: str, scope: ScopeKey | None, **page: int) -> list[AuditRecord]:
         def work(run: Run) -> list[Row]:

@@ -247,6 +247,7 @@ def meaning(error: BaseException, path: Path) -> MlenvError:
         return StoreFull(str(path))
     if code == sqlite3.SQLITE_READONLY or getattr(error, "sqlite_errorcode", 0) in _UNWRITABLE:
         return StoreReadOnly(str(path))
-    if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+    # Text that is none is told by the driver itself.
+    if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT} or str(error).startswith("Could not decode to UTF-8"):
         return StoreDamaged(str(path), str(error))
     return StoreUnusable(str(path), str(error))

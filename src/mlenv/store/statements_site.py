@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sqlalchemy import Executable, Text, and_, bindparam, cast, delete, insert, or_, select, update
+from sqlalchemy import Executable, Text, and_, bindparam, cast, delete, insert, literal, or_, select, true, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -96,9 +96,16 @@ def _audit() -> dict[str, Executable]:
 
 
 def _insert_audit() -> Executable:
-    """The pieces of an `mlenv.core.audit.Unchained`, put together behind the chain's end, which is locked."""
+    """
+    The pieces of an `mlenv.core.audit.Unchained`, put together behind the chain's end, which is locked.
+
+    It fails if somebody has removed the end: nothing can be changed without leaving a record.
+    """
     table, head = tables.audit, tables.audit_head
-    last = select(head).where(head.c.id == 1).with_for_update().subquery("last")
+    end_of_chain = select(head).where(head.c.id == 1).with_for_update().subquery("end_of_chain")
+    always = select(literal(1).label("one")).subquery("always")
+    # A row in any case: of nulls, which can't be written, where there is no end.
+    last = select(end_of_chain).select_from(always.outerjoin(end_of_chain, true())).subquery("last")
     start, joint, middle, end = (bindparam(name, type_=Text) for name in ("start", "joint", "middle", "end"))
     rest = joint + last.c.hash + middle + cast(last.c.sequence + 1, Text) + end
     chained = select(

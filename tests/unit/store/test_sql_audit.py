@@ -1,9 +1,11 @@
 """The audit of changes: what each leaves, that all leave one, and that tampering is found; on SQLite and PostgreSQL."""
 
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +22,7 @@ from mlenv.core.reference import EnvironmentName, LabelName, VersionName
 from mlenv.core.scope import ScopeKey
 from mlenv.core.spec import Spec
 from mlenv.store.audit import NoAuthor
-from mlenv.store.database import Database, UnstorableValue
+from mlenv.store.database import Database, StoreDamaged, StoreUnusable, UnstorableValue
 from mlenv.store.opening import open_sqlite
 from mlenv.store.postgresql import parse_url
 from mlenv.store.server_opening import open_database
@@ -206,6 +208,32 @@ def test_tampering_is_found(rows: Rows, statements: str) -> None:
     for statement in statements.split(";"):
         rows.execute(statement)
     assert list(find_faults(rows.records(), [head])) != []
+
+
+def test_without_the_end_of_the_chain_nothing_changes_and_that_is_found(rows: Rows) -> None:
+    rows.registry().add_version(definition("a"), now=NOW)
+    rows.execute("DELETE FROM audit_head")
+    for change in (
+        lambda: rows.registry().add_version(definition("b"), now=NOW),
+        lambda: rows.registry().set_archived(IRIS, True, now=NOW),
+    ):
+        with pytest.raises(StoreUnusable):
+            change()
+    assert [each.version for each in rows.registry().versions(IRIS, View.ACTIVE, limit=9)] == ["1"]
+    assert len(rows.records()) == 1
+    assert list(find_faults(rows.records(), [SqlSite(rows.database).audit_head()[1]])) == [
+        "what the chain ended with was removed"
+    ]
+
+
+def test_a_record_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    database = open_database(None, tmp_path)
+    SqlRegistry(database, "team", author=AUTHOR, audited=True).add_version(definition("a"), now=NOW)
+    with closing(sqlite3.connect(tmp_path / "mlenv.db")) as connection, connection:
+        connection.execute("UPDATE audit SET document = CAST(x'ff' AS TEXT)")
+    with pytest.raises(StoreDamaged, match="decode to UTF-8"):
+        SqlSite(database).audit(None, limit=9)
+    database.close()
 
 
 WORKER = f"""

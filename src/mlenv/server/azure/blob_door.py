@@ -7,13 +7,13 @@ Either way the call passes `Site.open`, as whoever asked for the signature or sh
 from typing import Any
 
 from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
 
 from mlenv.core.access import Caller, Operation
 from mlenv.core.files import scope_of
 from mlenv.errors import NotFound
 from mlenv.server.azure.signatures import InvalidSignature, check, signing_key
 from mlenv.server.door import caller_of, site_of
+from mlenv.server.threads import in_thread
 from mlenv.service.services import Services
 
 
@@ -35,10 +35,10 @@ def blobs_opened(operation: Operation, permissions: str) -> Any:
 
     async def open_services(request: Request) -> Services:
         if "sig" in request.query_params:
-            caller = await run_in_threadpool(_signer, request, permissions)
+            caller = await in_thread(_signer, request, permissions)
         else:
             caller = await caller_of(request)
-        return await run_in_threadpool(_open, request, caller, operation)
+        return await in_thread(_open, request, caller, operation)
 
     open_services.operation = operation  # type: ignore[attr-defined]
     return Depends(open_services)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from mlenv.core.access import Operation
@@ -17,6 +16,7 @@ from mlenv.core.files import FileExists, StoredFile, check_path
 from mlenv.errors import Conflict, InvalidInput
 from mlenv.server.azure import blob_documents as documents
 from mlenv.server.azure.blob_door import blobs_opened
+from mlenv.server.threads import in_thread
 from mlenv.service.files import BLOCK_LIMIT, FILE_LIMIT, FileTooLarge, Receiving, Upload
 from mlenv.service.services import Services
 
@@ -147,21 +147,21 @@ async def upload(
         if request.headers.get("x-ms-copy-source"):
             raise documents.NotOfThisDialect("copies are not made here: send the bytes")
         received = await _receive(request, services, "the file", FILE_LIMIT)
-        file = await run_in_threadpool(files.put, container, path, received, metadata, replace=replace)
+        file = await in_thread(files.put, container, path, received, metadata, replace=replace)
         return _written(file)
     if comp == "block":
         block = documents.check_block_id(blockid or "")
         received = await _receive(request, services, "the block", BLOCK_LIMIT)
-        await run_in_threadpool(files.put_block, container, path, block, received)
+        await in_thread(files.put_block, container, path, block, received)
         return Response(status_code=201, headers=_VERSION)
     if comp == "blocklist":
         blocks = documents.read_block_list(await _small_body(request))
-        file = await run_in_threadpool(files.put_blocks, container, path, blocks, metadata, replace=replace)
+        file = await in_thread(files.put_blocks, container, path, blocks, metadata, replace=replace)
         return _written(file)
     if comp == "metadata":
-        return _written(await run_in_threadpool(files.set_metadata, container, path, metadata), 200)
+        return _written(await in_thread(files.set_metadata, container, path, metadata), 200)
     if comp == "properties":
-        return _written(await run_in_threadpool(files.get, container, path), 200)
+        return _written(await in_thread(files.get, container, path), 200)
     raise documents.NotOfThisDialect(f"comp={comp[:100]!r} is not known for a file")
 
 
@@ -179,7 +179,7 @@ async def _receive(request: Request, services: Services, what: str, limit: int) 
         raise FileTooLarge(what, limit)
     digest = hashlib.md5(usedforsecurity=False)
     with ExitStack() as stack:
-        writer = await run_in_threadpool(stack.enter_context, services.files.writer())
+        writer = await in_thread(stack.enter_context, services.files.writer())
         receiving, batch = Receiving(writer, what, limit), bytearray()
 
         def write(data: bytes) -> None:
@@ -190,13 +190,13 @@ async def _receive(request: Request, services: Services, what: str, limit: int) 
         async for chunk in request.stream():
             batch += chunk
             if len(batch) >= _BATCH:
-                await run_in_threadpool(write, bytes(batch))
+                await in_thread(write, bytes(batch))
                 batch.clear()
         if batch:
-            await run_in_threadpool(write, bytes(batch))
+            await in_thread(write, bytes(batch))
         if expected is not None and digest.digest() != expected:
             raise Md5Mismatch
-        return await run_in_threadpool(receiving.finish)
+        return await in_thread(receiving.finish)
 
 
 def _md5(request: Request) -> bytes | None:

@@ -10,13 +10,13 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from mlenv.errors import NotAuthenticated
 from mlenv.server.azure.addresses import azure_router, base_of
 from mlenv.server.azure.workspaces import TENANT
 from mlenv.server.door import public, site_of
+from mlenv.server.threads import in_thread
 
 router = azure_router()
 
@@ -84,7 +84,7 @@ async def token(request: Request) -> Response:
         return _refused("unsupported_grant_type", "only client_credentials is taken here", 400)
     secret = form.get("client_secret", "")
     try:
-        await run_in_threadpool(site_of(request).authenticate, secret)
+        await in_thread(site_of(request).authenticate, secret)
     except NotAuthenticated as error:
         return _refused("invalid_client", str(error), 401)
     answer = {

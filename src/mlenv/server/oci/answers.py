@@ -1,11 +1,9 @@
 """What a request to `/v2/` asks, and what it is answered: plain values over ASGI, since most requests are small."""
 
-import asyncio
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
@@ -15,12 +13,8 @@ from mlenv.errors import InvalidInput
 from mlenv.server.middleware import Receive, Scope, Send
 from mlenv.server.sendfile import send_file
 
-T = TypeVar("T")
-
 #: Most parameters of an address.
 _PARAMETERS: Final = 100
-#: Threads of one process that wait for disks and databases for this dialect.
-_THREADS: Final = 32
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -98,31 +92,6 @@ class Asked:
                 raise too_large()
             if not message.get("more_body", False):
                 return bytes(data)
-
-
-class Threads:
-    """Threads in which one process waits for disks and databases."""
-
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-
-    async def run(self, work: Callable[..., T], /, *arguments: object) -> T:
-        """Call it in a thread. If the request is cancelled meanwhile, it ends all the same before this does."""
-        future = asyncio.get_running_loop().run_in_executor(self._started(), work, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
-
-    def begin(self, work: Callable[[], object]) -> None:
-        """Call it in a thread, and wait for nothing."""
-        self._started().submit(work)
-
-    def _started(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="oci")
-        return self._pool
 
 
 def header(name: str, value: str | int) -> tuple[bytes, bytes]:

@@ -8,13 +8,14 @@ from typing import Final
 from mlenv.core.repositories import InvalidRepository, parse_repository
 from mlenv.errors import MlenvError, NotAuthenticated
 from mlenv.server.middleware import App, Receive, Scope, Send
-from mlenv.server.oci.answers import Answer, Asked, Threads, header, write
+from mlenv.server.oci.answers import Answer, Asked, header, write
 from mlenv.server.oci.blobs import Blobs
 from mlenv.server.oci.door import Door
 from mlenv.server.oci.errors import MethodNotAllowed, NoSuchAddress, refusal
 from mlenv.server.oci.lists import Lists
 from mlenv.server.oci.manifests import Manifests
 from mlenv.server.oci.uploads import Uploading
+from mlenv.server.threads import Threads
 from mlenv.service.site import Site
 
 #: Told with every answer, so that clients know what they speak to.
@@ -60,6 +61,7 @@ class Distribution:
 
     def __init__(self, app: App, *, site: Site, public_url: str | None, sweep: Callable[[], object]) -> None:
         self._app = app
+        # Threads of its own: clients that push slowly hold up nobody else.
         threads = Threads()
         self._door = door = Door(site, threads, public_url)
         self._blobs, self._manifests = Blobs(door, threads), Manifests(door, threads)

@@ -8,9 +8,10 @@ from typing import Final
 from mlenv.core.access import Operation
 from mlenv.core.digest import Digest
 from mlenv.core.repositories import BlobNotInRepository
-from mlenv.server.oci.answers import Answer, Asked, FilePart, Threads, header
+from mlenv.server.oci.answers import Answer, Asked, FilePart, header
 from mlenv.server.oci.door import Door
 from mlenv.server.oci.errors import MethodNotAllowed
+from mlenv.server.threads import Threads
 from mlenv.service.repositories import StoredBlob
 
 _RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1,19}))", re.IGNORECASE)

@@ -15,8 +15,9 @@ from mlenv.core.access import Caller, NotAllowed, Operation, Principal
 from mlenv.core.image_name import repository_of
 from mlenv.core.repositories import RepositoryName, RepositoryNotFound, parse_repository
 from mlenv.core.scope import ScopeKind
-from mlenv.server.oci.answers import Answer, Asked, Threads, header
+from mlenv.server.oci.answers import Answer, Asked, header
 from mlenv.server.oci.errors import MethodNotAllowed
+from mlenv.server.threads import Threads
 from mlenv.service.services import Services
 from mlenv.service.site import ScopeNotFound, Site, UnknownToken
 

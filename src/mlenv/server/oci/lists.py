@@ -14,9 +14,10 @@ from mlenv.core.manifests import MANIFEST_LIMIT
 from mlenv.core.repositories import StoredManifest
 from mlenv.core.scope import Scope, ScopeKind
 from mlenv.errors import InvalidInput
-from mlenv.server.oci.answers import Answer, Asked, Headers, Threads, header
+from mlenv.server.oci.answers import Answer, Asked, Headers, header
 from mlenv.server.oci.door import Door
 from mlenv.server.oci.errors import MethodNotAllowed
+from mlenv.server.threads import Threads
 from mlenv.service.site import Site
 
 #: Most items of one page, and how many there are if nobody says.

@@ -7,10 +7,11 @@ from mlenv.core.access import Operation
 from mlenv.core.digest import Digest
 from mlenv.core.manifests import MANIFEST_LIMIT
 from mlenv.core.repositories import InvalidTag, ManifestTooLarge
-from mlenv.server.oci.answers import Answer, Asked, Threads, header
+from mlenv.server.oci.answers import Answer, Asked, header
 from mlenv.server.oci.blobs import FOREVER, is_known
 from mlenv.server.oci.door import Door
 from mlenv.server.oci.errors import MethodNotAllowed
+from mlenv.server.threads import Threads
 
 #: Most tags that one push may set.
 _TAGS: Final = 50

@@ -18,10 +18,11 @@ from mlenv.core.repositories import (
     UploadBusy,
     WrongLength,
 )
-from mlenv.server.oci.answers import Answer, Asked, Threads, header
+from mlenv.server.oci.answers import Answer, Asked, header
 from mlenv.server.oci.bodies import Body
 from mlenv.server.oci.door import Door
 from mlenv.server.oci.errors import MethodNotAllowed, refusal
+from mlenv.server.threads import Threads
 from mlenv.service.repositories import Repositories, Upload
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Uploading:
     threads: Threads
     sweep: Callable[[], object]
     _swept: float = field(default_factory=time.monotonic)
+    _sweeping: asyncio.Future[object] | None = None
 
     async def start(self, asked: Asked, name: str) -> Answer:
         """Begin an upload, or be done with it at once."""
@@ -122,7 +124,7 @@ class Uploading:
     def _sweep(self) -> None:
         if time.monotonic() - self._swept > _SWEEP_EVERY:
             self._swept = time.monotonic()
-            self.threads.begin(self.sweep)
+            self._sweeping = asyncio.ensure_future(self.threads.run(self.sweep))
 
 
 @dataclass(slots=True)

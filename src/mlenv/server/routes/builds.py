@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import Path, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from mlenv.api.wire import encode
 from mlenv.api.wire_builds import BuildBody
@@ -22,6 +21,7 @@ from mlenv.server.routes.environments import reference_of
 from mlenv.server.routes.log_answers import RESPONSES, AcceptHeader, LastEventHeader, RangeHeader, log_answer
 from mlenv.server.routes.paging import DEFAULT, CursorQuery, InvalidCursor, LimitQuery, page
 from mlenv.server.routes.scoped import EnvironmentPath, VersionPath, scoped, under_both
+from mlenv.server.threads import in_thread
 from mlenv.service.services import Services
 
 _inner = scoped()
@@ -119,7 +119,7 @@ async def read_log(
 ) -> Response:
     """A build's log: its bytes so far, or a part of them; or events as it is written, until one of the type `end`."""
     builds = services.builds
-    state = await run_in_threadpool(builds.log_state, id)
+    state = await in_thread(builds.log_state, id)
     return log_answer(
         request,
         f"build/{services.scope.key}/{id}",

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from mlenv.api.wire import NAME_LIMIT, encode
 from mlenv.api.wire_jobs import JobAnswer, JobPage, job_document
@@ -15,6 +14,7 @@ from mlenv.server.routes.conditional import UNCHANGED, IfNoneMatch, tagged
 from mlenv.server.routes.log_answers import RESPONSES, AcceptHeader, LastEventHeader, RangeHeader, log_answer
 from mlenv.server.routes.paging import DEFAULT, CursorQuery, InvalidCursor, LimitQuery, page
 from mlenv.server.routes.scoped import scoped
+from mlenv.server.threads import in_thread
 from mlenv.service.services import Services
 
 _inner = scoped()
@@ -67,7 +67,7 @@ async def read_log(
 ) -> Response:
     """A job's log: its bytes so far, or a part of them; or events as it is written, until one of the type `end`."""
     jobs = services.jobs
-    state = await run_in_threadpool(jobs.log_state, name)
+    state = await in_thread(jobs.log_state, name)
     return log_answer(
         request,
         f"job/{services.scope.key}/{name}",
