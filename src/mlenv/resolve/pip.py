@@ -129,8 +129,9 @@ class PipResolver:
             if following is None:
                 break
             attempt = following
-        diagnosis = Diagnosis(session, _without_missing_seeds(session, attempt), self._fetcher)
-        raise diagnosis.failure(outcome.explanation) from None
+        if not outcome.explanation.unreachable and outcome.explanation.refused is None:
+            attempt = _without_missing_seeds(session, attempt)
+        raise Diagnosis(session, attempt, self._fetcher).failure(outcome.explanation) from None
 
     def _retry(
         self, session: Session, attempt: Attempt, explanation: Explanation, progress: Progress
