@@ -85,14 +85,15 @@ class Fields:
             return None
         return node
 
-    def written(self, key: str, kinds: Iterable[Kind], expected: str) -> Scalar | None:
-        """A scalar that is kept as it is written."""
+    def written(
+        self, key: str, kinds: Iterable[Kind], expected: str, *, hint: str | None = "put it in quotes"
+    ) -> Scalar | None:
+        """A scalar that is kept as it is written; `hint` is for one of another kind."""
         node = self.node(key, expected)
         if node is None:
             return None
         if not isinstance(node, Scalar) or not (node.kind in set(kinds) or from_flag(node)):
-            hint = "put it in quotes" if isinstance(node, Scalar) else None
-            self.wrong(key, node, expected, hint=hint)
+            self.wrong(key, node, expected, hint=hint if isinstance(node, Scalar) else None)
             return None
         return node
 

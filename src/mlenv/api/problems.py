@@ -83,7 +83,8 @@ class InvalidDefinition(InvalidInput):
         got = f"found {found}" if found else ""
         want = f"expected {expected}" if expected else ""
         facts = ", ".join(each for each in (got, want) if each)
-        message = f"{place}: {path + ': ' if path else ''}{why}{'; ' + facts if facts else ''}"
+        said = f"{why.removesuffix('.')}; {facts}" if facts else why
+        message = f"{place}: {path + ': ' if path else ''}{said}"
         super().__init__(redact(message))
         self.place, self.path, self.why = place, path, redact(why)
         self.found = redact(found) if found else None
