@@ -91,6 +91,8 @@ def test_a_lock_goes_to_a_file_and_to_stdout(based: World, train: str) -> None:
     assert (based.directory / "pylock.toml").read_text() == done.stdout
     done = based.run("environment", "lock", train, "--to", "none/pylock.toml")
     assert (done.returncode, done.stderr) == (1, "error: can't write none/pylock.toml: there is no directory none\n")
+    done = based.run("environment", "lock", train, "--to", ".")
+    assert (done.returncode, done.stderr) == (1, "error: can't write .: it is a directory, expected a file\n")
 
 
 def test_as_of_is_recorded_and_another_is_refused(based: World) -> None:

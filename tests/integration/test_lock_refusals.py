@@ -107,6 +107,13 @@ def test_an_index_that_is_not_there(world: World) -> None:
     assert "mlenv doctor" in hint
 
 
+def test_a_directory_of_wheels_that_is_not_there(world: World) -> None:
+    _create(world, "--find-links ./gone", "quiet")
+    error, hint = _refused(world)
+    assert error == f"{world.directory / 'gone'}: No such file or directory (os error 2)"
+    assert hint == "leave it out of the definition, or lock where it is"
+
+
 def test_an_index_that_wants_to_know_who_asks(world: World) -> None:
     world.index.user, world.index.password = "me", "s3cret"
     _create(world, "quiet")

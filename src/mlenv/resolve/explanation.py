@@ -148,6 +148,12 @@ class Explanation:
         """Whether an index did not answer."""
         return _UNREACHABLE.search(self._body) is not None and "No solution found" not in self._body
 
+    @cached_property
+    def missing_directory(self) -> str | None:
+        """A directory of files that is named and can't be read."""
+        match = re.search(r"Failed to read `--find-links` directory: (.+)", self.text)
+        return match[1] if match else None
+
     @property
     def not_there(self) -> bool:
         """Whether that is since nothing answers at its address, so that asking once more has little hope."""
