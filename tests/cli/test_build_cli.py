@@ -164,8 +164,9 @@ def test_a_build_without_its_base_locks_nothing(fresh_world: World) -> None:
     assert done.stderr.splitlines() == [
         f"error: the base image {BASE} is not in this store",
         (
-            f"hint: where its registry can be reached, `skopeo copy docker://{BASE} oci-archive:base.tar`; "
-            f"then `mlenv base import oci-archive:base.tar --name {BASE}`"
+            f"hint: `mlenv base pull {BASE}` says what its registry answers; where it can be reached only from elsewhere, "
+            f"`skopeo copy docker://{BASE} oci-archive:base.tar` there, and here "
+            f"`mlenv base import oci-archive:base.tar --name {BASE}`"
         ),
     ]
     assert fresh_world.index.log == []
