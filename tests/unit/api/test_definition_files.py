@@ -149,6 +149,7 @@ def test_a_build_context(tmp_path: Path) -> None:
             "inference_config.liveness_route.port: Not a valid value; found 80.5 (a number), expected a port",
             None,
         ),
+        ('name: e\nimage: "a\\x1b[31m"\n', InvalidField, "image: Not a valid value; found 'a\\x1b[31m'", None),
         (BASE + "python: latest\n", InvalidField, "python: Not a valid value; found 'latest'", "write a version"),
         (BASE + "platforms: [linux/sparc]\n", InvalidField, "platforms[0]: not a platform", "write it as"),
         (BASE + "platforms: linux/amd64\n", InvalidField, "platforms: Not a valid list;", "write it as `- …`"),
