@@ -127,7 +127,7 @@ class CredentialInUrl(InvalidDefinition):
     """A secret where none may be kept."""
 
     hint = (
-        "take it out of the URL and give it at run time: UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD for an "
+        "take them out of the URL and give them at run time: UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD for an "
         "index with a name, an entry in ~/.netrc, or the keyring"
     )
 

@@ -33,7 +33,8 @@ def parse_toml(text: str, file: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-        place = Place(file, int(match[1]), int(match[2])) if match else Place(file)
+        lines = text.splitlines() or [""]
+        place = Place(file, int(match[1]), int(match[2])) if match else Place(file, len(lines), len(lines[-1]) + 1)
         why = re.sub(r" \(at .*\)$", "", str(error))
         raise InvalidSyntax(f"not TOML: {why}", place) from error
     except RecursionError as error:

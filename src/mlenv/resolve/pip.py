@@ -92,7 +92,7 @@ class PipResolver:
             attempt, found = self._solve(session, attempt, progress)
             edges = session.edges(attempt, found)
             wheels = self._describe([each.wheel for each in found if each.wheel], request)
-            step.note(f"{len(found)} packages")
+            step.note(f"{len(found)} package{'s' * (len(found) != 1)}")
         packages, built = [], {}
         requested = {each.name for each in lines if not each.seed}
         for each in found:
