@@ -112,6 +112,7 @@ def test_a_build_context(tmp_path: Path) -> None:
         (BASE + "conda_fil: x\n", UnknownField, "env.yml:3:1: conda_fil: Unknown field.", "did you mean `conda_file`?"),
         (BASE + "variables: {}\n", UnknownField, "Unknown field.", "did you mean `environment_variables`?"),
         (BASE + "channels: [a]\n", UnknownField, "env.yml:3:1: channels: Unknown", "it looks like you are trying to"),
+        (BASE + "dependancies: [a]\n", UnknownField, "dependancies: Unknown", "did you mean `dependencies`, as conda"),
         ("image: i\n", MissingField, "env.yml:1:1: name: Environment name is required.", "give it with `--name`"),
         ("image: i\nversion: 1\n", MissingField, "If version is specified, name must be specified also.", None),
         ("name: e\n", MissingField, "Docker image or Dockerfile is required for environments", "add `image:`"),
