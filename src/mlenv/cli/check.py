@@ -81,9 +81,9 @@ def _check_settings(namespace: argparse.Namespace) -> CheckSettings:
 
 def active_python() -> Path | None:
     """The interpreter that `python` means to the user here; None if that is ours, or there is none."""
-    if active := os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX"):
-        if (own := _inside(Path(active))) is not None:
-            return own
+    active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
+    if active and (own := _inside(Path(active))) is not None:
+        return own
     found = shutil.which("python") or shutil.which("python3")
     return Path(found) if found else None
 

@@ -41,7 +41,7 @@ class VersionNotFound(NotFound):
     def __init__(self, name: EnvironmentName, version: VersionName, versions: Sequence[str] = ()) -> None:
         super().__init__(f"environment {name!r} has no version {version!r}")
         self.name, self.version, self.versions = name, version, tuple(versions[:_SHOWN])
-        if version == LATEST:
+        if version == str(LATEST):
             self.hint = f"the newest is `{name}@{LATEST}`, or just `{name}`"
         elif len(versions) > 1:
             self.hint = f"its newest versions are {', '.join(self.versions)}"
