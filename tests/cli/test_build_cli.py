@@ -91,6 +91,8 @@ def test_a_lock_goes_to_a_file_and_to_stdout(based: World, train: str) -> None:
     assert (based.directory / "pylock.toml").read_text() == done.stdout
     done = based.run("environment", "lock", train, "--to", "none/pylock.toml")
     assert (done.returncode, done.stderr) == (1, "error: can't write none/pylock.toml: there is no directory none\n")
+    done = based.run("environment", "lock", train, "--to", ".")
+    assert (done.returncode, done.stderr) == (1, "error: can't write .: it is a directory, expected a file\n")
 
 
 def test_as_of_is_recorded_and_another_is_refused(based: World) -> None:
@@ -162,9 +164,9 @@ def test_a_build_without_its_base_locks_nothing(fresh_world: World) -> None:
     assert done.stderr.splitlines() == [
         f"error: the base image {BASE} is not in this store",
         (
-            f"hint: where its registry can be reached, `mlenv base pull {BASE}`; "
-            f"or bring it from there: `skopeo copy docker://{BASE} oci-archive:base.tar`, "
-            f"then `mlenv base import oci-archive:base.tar --name {BASE}`"
+            f"hint: `mlenv base pull {BASE}` says what its registry answers; where it can be reached only from elsewhere, "
+            f"`skopeo copy docker://{BASE} oci-archive:base.tar` there, and here "
+            f"`mlenv base import oci-archive:base.tar --name {BASE}`"
         ),
     ]
     assert fresh_world.index.log == []

@@ -52,6 +52,16 @@ def test_what_was_materialised_is_as_locked(world: World, train: str) -> None:
     assert (other.returncode, other.stdout) == (1, "beta\tversion\t2.0\t1.0\t\ttrue\n")
 
 
+def test_an_interpreter_is_named_by_its_environment(world: World, train: str, drifted: Path) -> None:
+    done = world.run("check", "train:1", "--python", str(drifted.parents[1]), "-o", "none")
+    assert (done.returncode, done.stderr[:8]) == (0, "no drift"), done.stderr
+    (next((drifted.parents[1] / "lib").glob("python*")) / "site-packages" / "alpha" / "__init__.py").unlink()
+    done = world.run("check", "train:1", "--python", str(drifted), "-o", "none")
+    assert done.stderr.startswith("drift: 1 finding in ")
+    done = world.run("check", "train:1", "--python", "/nowhere/python")
+    assert done.stderr == "error: /nowhere/python could not be inspected: No such file or directory\n"
+
+
 def test_drift_is_found_and_the_exit_status_is_1(world: World, train: str, drifted: Path) -> None:
     fine = world.run("check", "train:1", "--python", str(drifted), "-o", "json")
     assert fine.returncode == 0, fine.stdout
@@ -132,7 +142,7 @@ def test_a_difference_names_packages_variables_and_specs(world: World, train: st
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "train:1 → train:2"
-    assert lines[1].startswith("Packages: 1 differ, ")
+    assert lines[1].startswith("Packages: 1 differs, ")
     assert lines[2].startswith("  ~ beta 2.0 → 1.0 (")
     assert lines[3:5] == ["Variables", "  MODE: none → fast"]
     assert "Specs, side by side" in lines
@@ -140,6 +150,7 @@ def test_a_difference_names_packages_variables_and_specs(world: World, train: st
     assert (document["old"], document["new"], document["locked"]) == ("train:1", "train:2", True)
     assert [(each["name"], each["kind"]) for each in document["packages"]] == [("beta", "changed")]
     assert world.run("diff", "train:1", "train@latest", "--query", "packages[].name", "-o", "tsv").stdout == "beta\n"
+    assert world.run("diff", "train:1", "train:2", "--query", "old", "-o", "table").stdout.split()[-1] == "train:1"
     assert world.run("diff", "train:1", "train:1", "-o", "table").stdout == "train:1 → train:1\n  no difference\n"
 
 

@@ -221,12 +221,20 @@ def test_show_without_a_version_is_the_newest(run: Run) -> None:
     assert run("environment", "show", "-n", "e", "-l", "latest").json["version"] == "2"
 
 
+def test_one_version_and_several_labels_are_told_as_such(run: Run) -> None:
+    create(run, "a")
+    run("environment", "label", "set", "e:1", "-l", "canary")
+    assert "hint: its only version is 1\n" in run("environment", "show", "e:9").err
+    assert "hint: its labels are latest, canary; set one with" in run("environment", "show", "e@x").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "error", "hint"),
     [
         (["show", "ee"], 1, "no environment is named 'ee'", "did you mean 'e'?"),
         (["show", "e:9"], 1, "environment 'e' has no version '9'", "its newest versions are 2, 1"),
-        (["show", "e@x"], 1, "environment 'e' has no label 'x'", "its labels are latest; set one with"),
+        (["show", "e@x"], 1, "environment 'e' has no label 'x'", "its only label is latest; set one with"),
+        (["show", "e:latest"], 1, "environment 'e' has no version 'latest'", "the newest is `e@latest`, or just `e`"),
         (["show"], 2, "no environment is named", "write NAME"),
         (["show", "-v", "1"], 2, "a version or label of which environment?", "give its name"),
         (["show", "e", "-n", "e"], 2, "the environment is named twice", "give either"),

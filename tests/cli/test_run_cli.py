@@ -132,13 +132,13 @@ def test_a_command_that_cannot_run_ends_as_in_a_shell(
 @pytest.mark.parametrize(
     ("arguments", "status", "error", "hint"),
     [
-        (["run"], 2, "no environment is named", "hint: write NAME"),
+        (["run"], 2, "no environment is named", "hint: write NAME, NAME:VERSION or NAME@LABEL, or use --file FILE"),
         (["run", "ready"], 2, "nothing to run", "hint: put the command after `--`"),
         (["run", "ready", "python", "train.py"], 2, "one argument too many: 'python'", "hint: put the command after"),
         (["run", "ready", "--pyton", "3", "--", "true"], 2, "mlenv run has no option '--pyton'", "hint: did you mean"),
         (["run", "ready", "--env", "X", "--", "true"], 2, "--env: 'X' is not KEY=VALUE", ""),
         (["run", "red", "--", "true"], 1, "no environment is named 'red'", "hint: did you mean 'ready'?"),
-        (["run", "ready:9", "--", "true"], 1, "environment 'ready' has no version '9'", "hint: its newest versions"),
+        (["run", "ready:9", "--", "true"], 1, "environment 'ready' has no version '9'", "hint: its only version is 1"),
         (["run", "-f", "no.yml", "--", "true"], 1, "no.yml: no such file", "hint: a relative path is taken from"),
         (["run", "ready", "--python", "/no", "--", "true"], 1, "Python '/no' can't be used", "hint: give the path"),
         (["run", "ready", "--python", OTHER_MINOR, "--", "true"], 1, "", "hint: "),

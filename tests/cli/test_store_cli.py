@@ -22,6 +22,15 @@ def built(world: World) -> str:
     return str(world.ok("environment", "build", "train")["lock"])
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_is_told_with_what_to_do(world: World) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mlenv", "schema"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    hint = "hint: make room on the disk of MLENV_HOME, or where the output goes"
+    assert (done.returncode, done.stderr.splitlines()) == (1, ["error: No space left on device", hint])
+
+
 # base
 
 

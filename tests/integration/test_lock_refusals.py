@@ -107,6 +107,20 @@ def test_an_index_that_is_not_there(world: World) -> None:
     assert "mlenv doctor" in hint
 
 
+def test_a_directory_of_wheels_that_is_not_there(world: World) -> None:
+    _create(world, "--find-links ./gone", "quiet")
+    error, hint = _refused(world)
+    assert error == f"{world.directory / 'gone'}: No such file or directory (os error 2)"
+    assert hint == "leave it out of the definition, or lock where it is"
+
+
+def test_one_package_is_told_as_one(world: World) -> None:
+    world.index.wheel("pip", "24.0")
+    (world.directory / "requirements.txt").write_text(f"--index-url {world.index.simple}\n")
+    world.ok("environment", "create", "-n", "bare", "-f", "requirements.txt")
+    assert "(1 package)\n" in world.run("environment", "lock", "bare").stderr
+
+
 def test_an_index_that_wants_to_know_who_asks(world: World) -> None:
     world.index.user, world.index.password = "me", "s3cret"
     _create(world, "quiet")

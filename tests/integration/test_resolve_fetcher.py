@@ -46,6 +46,13 @@ def test_brings_the_bytes(index: PackageIndex, fetcher: HttpFetcher, pauses: lis
     assert pauses == []
 
 
+@pytest.mark.parametrize("trouble", ["headless", "faltering"])
+def test_counts_what_comes_where_head_does_not_tell(index: PackageIndex, fetcher: HttpFetcher, trouble: str) -> None:
+    filename = index.wheel("app", "1.0", files=_BIG)
+    setattr(index, trouble, 1)
+    assert fetcher.size_of(index.address(filename)) == len(index.data(filename))
+
+
 @pytest.mark.parametrize("etag", [True, False])
 def test_goes_on_where_the_server_broke_off(
     index: PackageIndex, fetcher: HttpFetcher, pauses: list[float], etag: bool

@@ -156,6 +156,24 @@ def test_a_warm_resolve_fetches_nothing(index: PackageIndex, asker: Asker) -> No
     assert time.monotonic() - start < 5
 
 
+def test_an_index_that_is_not_there_is_told_after_one_more_try(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_HTTP_RETRIES")
+    request = replace(asker.request("app"), sources=Sources(default=Index("http://127.0.0.1:9/simple")))
+    with pytest.raises(IndexUnreachable, match="Connection refused") as caught:
+        asker.resolve(request)
+    assert "Request failed after 1 retry" in (caught.value.detail or "")
+
+
+def test_an_index_that_falters_is_asked_until_it_answers(
+    index: PackageIndex, asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UV_HTTP_RETRIES")
+    index.wheel("app", "1.0")
+    index.faltering = 3
+    assert [each.name for each in asker.resolve(asker.request("app")).packages] == ["app"]
+    assert index.log[:4] == ["GET /simple/app/"] * 4
+
+
 def test_machine_settings_do_not_matter(index: PackageIndex, asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     index.wheel("app", "1.0")
     index.wheel("app", "2.0")

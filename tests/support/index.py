@@ -43,6 +43,8 @@ class PackageIndex:
         user, password: What basic authentication wants, if `user` is set.
         html: Serve PEP 503 pages, which know neither sizes nor times.
         etag: Say and honour `ETag`.
+        headless: Answer no HEAD.
+        faltering: How many of the next requests are answered with 503.
         broken: How many times each file's download is cut off half way.
         log: Method and path of every request, in order.
         ranges: The `Range` header of every request that had one.
@@ -55,6 +57,8 @@ class PackageIndex:
     password: str = ""
     html: bool = False
     etag: bool = False
+    headless: bool = False
+    faltering: int = 0
     broken: int = 0
     redirect: str | None = None
     before: Callable[[str], None] | None = None
@@ -188,7 +192,12 @@ class _Handler(Answering):
             index.ranges.append(wanted)
         if "Authorization" in self.headers:
             index.authorized.append(self.path)
-        if index.user is not None and not self.shows(index.user, index.password):
+        if index.headless and self.command == "HEAD":
+            self.send(405, b"", {})
+        elif index.faltering > 0:
+            index.faltering -= 1
+            self.send(503, b"", {})
+        elif index.user is not None and not self.shows(index.user, index.password):
             self.send(401, b"", {"WWW-Authenticate": 'Basic realm="index"'})
         elif match := re.fullmatch(r"/simple/([^/]+)/", self.path):
             self._page(match[1])

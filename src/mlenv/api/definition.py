@@ -222,7 +222,7 @@ def detect(text: str, file: str) -> tuple[FileKind, YamlMap | None]:
     """
     name = Path(file).name.lower()
     if hint := _FOREIGN.get(name):
-        raise FileProblem(f"{name} is not a definition that can be read", Place(file), hint=hint)
+        raise FileProblem("not a definition that can be read", Place(file), hint=hint)
     if name.endswith(".toml"):
         return _detect_toml(text, name, file), None
     if re.search(r"\.(txt|in)$", name) or (name.startswith("requirements") and not name.endswith(_YAML)):

@@ -103,7 +103,7 @@ def _route(fields: Fields, key: str) -> Route | None:
     if table is None:
         return None
     route = Fields(table, schema.ROUTE, fields.findings, path=fields.path(key))
-    port = route.written("port", (Kind.INTEGER, Kind.STRING), "a port, 1 to 65535")
+    port = route.written("port", (Kind.INTEGER, Kind.STRING), "a port, 1 to 65535", hint=None)
     path = route.text("path")
     if port is not None and not (re.fullmatch(r"[0-9]{1,5}", port.text) and 0 < int(port.text) < 65536):
         route.wrong("port", port, "a port, 1 to 65535", why="Not a valid integer.")

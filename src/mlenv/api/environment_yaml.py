@@ -186,7 +186,7 @@ class _EnvironmentReader:
             return None
         if has_credentials(scalar.text):
             refuse_credential(self._fields, scalar, "image")
-        elif re.search(r"\s", scalar.text.strip()):
+        elif any(each.isspace() or not each.isprintable() for each in scalar.text.strip()):
             self._fields.wrong("image", scalar, "an image reference, as in `debian:bookworm`")
         self._warn_of_template("image", scalar)
         return scalar.text.strip()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from mlenv.api.problems import Findings, InvalidField, MissingField, Place, UnknownField
+from mlenv.api.problems import Findings, InvalidField, MissingField, Place, UnknownField, nearest
 from mlenv.api.yaml_text import Kind, Node, Scalar, YamlList, YamlMap, describe
 
 #: What Azure's users know this mistake by (its client, `CREATE_ENVIRONMENT_ERROR_MESSAGE`).
@@ -11,6 +11,16 @@ _CONDA_HINT: Final = (
     "it looks like you are trying to specify a conda file: keep it in a file of its own and name that with "
     "`conda_file`, or write it inline under `conda_file:`"
 )
+
+_CONDA_KEYS: Final = ("channels", "dependencies")
+
+
+def _conda_hint(key: str, known: Iterable[str]) -> str | None:
+    """The hint for a key that a conda file has, or nearly."""
+    if key in _CONDA_KEYS:
+        return _CONDA_HINT
+    meant = None if nearest(key, known) else nearest(key, _CONDA_KEYS)
+    return f"did you mean `{meant}`, as conda files have it?" if meant else None
 
 
 def from_flag(node: Node) -> bool:
@@ -35,7 +45,7 @@ class Fields:
         for key in mapping.entries:
             if key not in schema["properties"] or mapping.keys[key].kind is not Kind.STRING:
                 place = mapping.keys[key].place
-                hint = _CONDA_HINT if not path and key in {"channels", "dependencies"} else None
+                hint = _conda_hint(key, schema["properties"]) if not path else None
                 findings.add(UnknownField(key, place, path=self.path(key), known=schema["properties"], hint=hint))
 
     def __contains__(self, key: str) -> bool:
@@ -85,14 +95,15 @@ class Fields:
             return None
         return node
 
-    def written(self, key: str, kinds: Iterable[Kind], expected: str) -> Scalar | None:
-        """A scalar that is kept as it is written."""
+    def written(
+        self, key: str, kinds: Iterable[Kind], expected: str, *, hint: str | None = "put it in quotes"
+    ) -> Scalar | None:
+        """A scalar that is kept as it is written; `hint` is for one of another kind."""
         node = self.node(key, expected)
         if node is None:
             return None
         if not isinstance(node, Scalar) or not (node.kind in set(kinds) or from_flag(node)):
-            hint = "put it in quotes" if isinstance(node, Scalar) else None
-            self.wrong(key, node, expected, hint=hint)
+            self.wrong(key, node, expected, hint=hint if isinstance(node, Scalar) else None)
             return None
         return node
 

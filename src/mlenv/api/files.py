@@ -1,6 +1,7 @@
 """Reading the files that a definition names, within limits."""
 
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -58,9 +59,13 @@ def no_files(path: Path, asked: Place, *, limit: int = TEXT_LIMIT) -> str:
 
 
 def decode(data: bytes, file: str) -> str:
-    """UTF-8, with or without a byte order mark, as text. Raises `InvalidSyntax`, naming the line."""
+    """
+    UTF-8 as text, or UTF-16 if a byte order mark says so. Raises `InvalidSyntax`, naming the line.
+
+    NOTE: UTF-16 is what `pip freeze > requirements.txt` writes in Windows PowerShell.
+    """
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)

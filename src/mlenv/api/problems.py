@@ -83,7 +83,8 @@ class InvalidDefinition(InvalidInput):
         got = f"found {found}" if found else ""
         want = f"expected {expected}" if expected else ""
         facts = ", ".join(each for each in (got, want) if each)
-        message = f"{place}: {path + ': ' if path else ''}{why}{'; ' + facts if facts else ''}"
+        said = f"{why.removesuffix('.')}; {facts}" if facts else why
+        message = f"{place}: {path + ': ' if path else ''}{said}"
         super().__init__(redact(message))
         self.place, self.path, self.why = place, path, redact(why)
         self.found = redact(found) if found else None
@@ -126,7 +127,7 @@ class CredentialInUrl(InvalidDefinition):
     """A secret where none may be kept."""
 
     hint = (
-        "take it out of the URL and give it at run time: UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD for an "
+        "take them out of the URL and give them at run time: UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD for an "
         "index with a name, an entry in ~/.netrc, or the keyring"
     )
 

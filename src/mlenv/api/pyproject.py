@@ -14,7 +14,17 @@ from mlenv.errors import InvalidInput
 
 #: How deep groups may include groups, and extras name other extras of the same project.
 _DEPTH: Final = 32
-_IGNORED_UV: Final = ("sources", "index", "index-url", "extra-index-url", "find-links", "override-dependencies")
+_INDEXES: Final = "name indexes under `indexes` in an environment YAML"
+#: What uv would heed and nobody else does, and what to do instead.
+_IGNORED_UV: Final = {
+    "sources": f"write `NAME @ URL` into the dependencies, and {_INDEXES}",
+    "index": _INDEXES,
+    "index-url": _INDEXES,
+    "extra-index-url": _INDEXES,
+    "find-links": _INDEXES,
+    "constraint-dependencies": "write the bounds into the dependencies",
+    "override-dependencies": "write dependencies that fit together",
+}
 
 
 def parse_toml(text: str, file: str) -> dict[str, Any]:
@@ -23,7 +33,8 @@ def parse_toml(text: str, file: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-        place = Place(file, int(match[1]), int(match[2])) if match else Place(file)
+        lines = text.splitlines() or [""]
+        place = Place(file, int(match[1]), int(match[2])) if match else Place(file, len(lines), len(lines[-1]) + 1)
         why = re.sub(r" \(at .*\)$", "", str(error))
         raise InvalidSyntax(f"not TOML: {why}", place) from error
     except RecursionError as error:
@@ -105,7 +116,8 @@ class _ProjectReader:
         return {}
 
     def _wrong(self, value: object, path: str, expected: str) -> None:
-        place = self._place(header=path) if self._place(header=path).line else self._place(header=path.split(".")[-1])
+        headers = (path, path.split(".")[-1].partition("[")[0])
+        place = next((at for each in headers if (at := self._place(header=each)).line), Place(self._file))
         self._findings.add(
             InvalidField("not what is expected here", place, path=path, found=repr(value)[:60], expected=expected)
         )
@@ -168,7 +180,8 @@ class _ProjectReader:
         path = f"dependency-groups.{group}"
         key = _lookup(group, table)
         if key is None:
-            self._findings.add(self._unknown("group", group, table, path))
+            place = self._place(text=group) if inside else None
+            self._findings.add(self._unknown("group", group, table, path, place))
             return
         if _normal(group) in inside or len(inside) > _DEPTH:
             chain = " → ".join([*inside, _normal(group)])
@@ -188,10 +201,12 @@ class _ProjectReader:
             else:
                 self._line(entry, f"{path}[{number}]")
 
-    def _unknown(self, what: str, name: str, known: Mapping[str, Any], path: str) -> MissingField:
+    def _unknown(
+        self, what: str, name: str, known: Mapping[str, Any], path: str, place: Place | None = None
+    ) -> MissingField:
         meant = nearest(name, known)
         hint = f"did you mean `{meant}`?" if meant else f"there are: {', '.join(sorted(known)) or 'none'}"
-        return MissingField(f"there is no {what} {name!r}", Place(self._file), path=path, hint=hint)
+        return MissingField(f"there is no {what} {name!r}", place or Place(self._file), path=path, hint=hint)
 
     def _python(self) -> str | None:
         asked = self._project.get("requires-python")
@@ -214,19 +229,17 @@ class _ProjectReader:
         settings = tool.get("uv") if isinstance(tool, dict) else None
         if not isinstance(settings, dict):
             return
-        for key in _IGNORED_UV:
+        for key, instead in _IGNORED_UV.items():
             if key in settings:
                 place = next(
                     (
                         at
-                        for each in (f"tool.uv.{key}", f"[tool.uv.{key}]]", key)
+                        for each in (f"tool.uv.{key}", f"[tool.uv.{key}", key)
                         if (at := self._place(header=each)).line
                     ),
                     Place(self._file),
                 )
-                self._findings.warn(
-                    place, f"[tool.uv] {key} is ignored; name indexes under `indexes` in an environment YAML"
-                )
+                self._findings.warn(place, f"[tool.uv] {key} is ignored; {instead}")
 
 
 def _normal(name: str) -> str:

@@ -90,7 +90,7 @@ def credential_hint(name: str) -> str:
     """How to give credentials for an index of that name."""
     variable = re.sub(r"[^A-Z0-9]", "_", name.upper())
     return (
-        f"take it out of the URL and set UV_INDEX_{variable}_USERNAME and UV_INDEX_{variable}_PASSWORD "
+        f"take them out of the URL and set UV_INDEX_{variable}_USERNAME and UV_INDEX_{variable}_PASSWORD "
         "where it is resolved, or use ~/.netrc or the keyring"
     )
 

@@ -32,9 +32,13 @@ def add_workspace(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--subscription", metavar="ID", help="accepted for Azure")
 
 
-def to_reference(namespace: argparse.Namespace) -> Reference:
+def to_reference(namespace: argparse.Namespace, *, otherwise: str = "--name") -> Reference:
     """
-    The reference that was given. Raises `UsageError` if there is none.
+    The reference that was given.
+
+    Args:
+        namespace: The command line.
+        otherwise: What may stand in its place, for who gave none.
 
     Raises:
         UsageError: There is none, or there are two.
@@ -42,7 +46,7 @@ def to_reference(namespace: argparse.Namespace) -> Reference:
     """
     reference = to_optional_reference(namespace)
     if reference is None:
-        raise UsageError("no environment is named", "write NAME, NAME:VERSION or NAME@LABEL, or use --name")
+        raise UsageError("no environment is named", f"write NAME, NAME:VERSION or NAME@LABEL, or use {otherwise}")
     return reference
 
 

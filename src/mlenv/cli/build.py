@@ -66,6 +66,10 @@ def _lock(settings: LockSettings, context: Context) -> int:
         platforms = (_take_lock(settings.file, version, settings.platform, context),)
     if settings.to and len(platforms) > 1:
         raise UsageError("one file can't hold the locks of several platforms", "choose one with --platform")
+    if settings.to and settings.to.is_dir():
+        raise InvalidInput(f"can't write {settings.to}: it is a directory, expected a file")
+    if settings.to and not settings.to.parent.is_dir():
+        raise InvalidInput(f"can't write {settings.to}: there is no directory {settings.to.parent}")
     locks = [store.locking.lock(version, each, settings.options, progress=context.progress) for each in platforms]
     if settings.to is None:
         documents = [_lock_document(str(version), each) for each in locks]
@@ -76,8 +80,6 @@ def _lock(settings: LockSettings, context: Context) -> int:
     elif str(settings.to) == "-":
         context.printer.text(locks[0].to_pylock())
     else:
-        if not settings.to.parent.is_dir():
-            raise InvalidInput(f"can't write {settings.to}: there is no directory {settings.to.parent}")
         store.locking.write(locks[0], settings.to)
         context.printer.say(f"wrote {settings.to}")
     return ExitStatus.DONE

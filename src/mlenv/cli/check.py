@@ -61,7 +61,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
         "--python",
         type=Path,
         metavar="PATH",
-        help="the interpreter to look at (default: that of the active environment, or `python` on PATH)",
+        help="the interpreter to look at, or its environment (default: that of the active environment, or `python` on PATH)",
     )
     parser.add_argument(
         "--engine", choices=("local", "container"), default="local", help="container: look into the version's image"
@@ -81,12 +81,17 @@ def _check_settings(namespace: argparse.Namespace) -> CheckSettings:
 
 def active_python() -> Path | None:
     """The interpreter that `python` means to the user here; None if that is ours, or there is none."""
-    if active := os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX"):
-        for candidate in (Path(active, "bin", "python"), Path(active, "Scripts", "python.exe")):
-            if candidate.exists():
-                return candidate
+    active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
+    if active and (own := _inside(Path(active))) is not None:
+        return own
     found = shutil.which("python") or shutil.which("python3")
     return Path(found) if found else None
+
+
+def _inside(prefix: Path) -> Path | None:
+    """The interpreter of an environment."""
+    own = (prefix / "bin" / "python", prefix / "Scripts" / "python.exe")
+    return next((each for each in own if each.exists()), None)
 
 
 def _check(settings: CheckSettings, context: Context) -> int:
@@ -105,7 +110,8 @@ def _check(settings: CheckSettings, context: Context) -> int:
         named = _named_lock(settings.reference, settings.platform, context) if settings.reference else None
         if named is None and settings.python is None:
             _require_active_python()
-        inspection = installed_in(settings.python or active_python())
+        python = settings.python or active_python()
+        inspection = installed_in((_inside(python) or python) if python and python.is_dir() else python)
         lock = named or _own_lock(inspection.lock, inspection.prefix)
     report = inspection.check(lock)
     if context.printer.tabular:
@@ -125,7 +131,7 @@ def _check(settings: CheckSettings, context: Context) -> int:
     if report.drift:
         count = sum(1 for each in report.findings if each.drift)
         context.printer.say(
-            f"drift: {count} findings in {where}, {report.matching} of {report.locked} packages as locked"
+            f"drift: {count} finding{'s' * (count != 1)} in {where}, {report.matching} of {report.locked} packages as locked"
         )
     else:
         context.printer.say(f"no drift: {report.matching} of {report.locked} packages as locked in {where}")
@@ -225,7 +231,7 @@ def _diff(settings: DiffSettings, context: Context) -> int:
     platform = settings.platform or stores[0].machine.host_platform
     locks = [_lock_to_compare(each, platform, store, context) for store, each in zip(stores, (old, new), strict=True)]
     difference = compare_environments((old.spec, locks[0]), (new.spec, locks[1]))
-    if context.printer.output is Output.TABLE:
+    if context.printer.output is Output.TABLE and context.printer.tabular:
         context.printer.text(render(old, new, difference))
     else:
         context.printer.data({"old": str(old), "new": str(new), **difference.to_dict()})

@@ -30,7 +30,8 @@ def _lines(old: EnvironmentVersion, new: EnvironmentVersion, difference: Environ
     if difference.locked:
         growth = difference.new_size - difference.old_size
         sizes = f"{human_size(difference.old_size)} → {human_size(difference.new_size)}"
-        yield f"Packages: {len(difference.packages)} differ, {sizes} ({_signed(growth)})"
+        count = len(difference.packages)
+        yield f"Packages: {count} differ{'s' * (count == 1)}, {sizes} ({_signed(growth)})"
     for change in difference.packages:
         yield f"  {_package(change)}"
     yield from _changes("Base and Python", difference.facts)

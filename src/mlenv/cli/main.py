@@ -80,8 +80,11 @@ def report(error: BaseException, printer: Printer) -> int:
         code: int = getattr(error, "exit_code", ExitStatus.FAILED)
         return code
     if isinstance(error, OSError) and error.strerror:
+        from mlenv.core.disk_faults import FULL
+
         what = f"{error.filename}: " if error.filename is not None else ""
-        printer.error(f"{what}{error.strerror}", detail=_traceback(error))
+        full = "make room on the disk of MLENV_HOME, or where the output goes" if error.errno in FULL else None
+        printer.error(f"{what}{error.strerror}", hint=full, detail=_traceback(error))
         return ExitStatus.FAILED
     hint = None if printer.verbose else "this is a fault in mlenv; `--verbose` shows where it happened"
     printer.error(f"unexpected {type(error).__name__}: {error}", hint=hint, detail=_traceback(error))

@@ -57,7 +57,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _settings(namespace: argparse.Namespace) -> RunSettings:
     file: Path | None = namespace.file
-    reference = to_reference(namespace) if file is None else to_optional_reference(namespace)
+    reference = to_reference(namespace, otherwise="--file FILE") if file is None else to_optional_reference(namespace)
     return RunSettings(
         reference=reference,
         file=file,

@@ -6,7 +6,7 @@ from typing import Final
 
 from mlenv.errors import Unavailable
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FAILED: Final = frozenset({errno.EROFS, errno.EIO})
 #: How programs that are not ours tell of the same (strerror(3)).
 _FULL_TEXT: Final = re.compile(r"No space left on device|Disk quota exceeded")
@@ -37,7 +37,7 @@ def disk_fault(error: BaseException) -> DiskFull | DiskFailed | None:
         return error
     if not isinstance(error, OSError):
         return None
-    return DiskFull() if error.errno in _FULL else DiskFailed() if error.errno in _FAILED else None
+    return DiskFull() if error.errno in FULL else DiskFailed() if error.errno in _FAILED else None
 
 
 def told_disk_fault(text: str) -> DiskFull | DiskFailed | None:

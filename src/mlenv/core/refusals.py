@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from mlenv.core.difference import difference
-from mlenv.core.reference import EnvironmentName, LabelName, VersionName
+from mlenv.core.reference import LATEST, EnvironmentName, LabelName, VersionName
 from mlenv.core.spec import Spec
 from mlenv.errors import Conflict, InvalidInput, NotFound
 
@@ -41,7 +41,12 @@ class VersionNotFound(NotFound):
     def __init__(self, name: EnvironmentName, version: VersionName, versions: Sequence[str] = ()) -> None:
         super().__init__(f"environment {name!r} has no version {version!r}")
         self.name, self.version, self.versions = name, version, tuple(versions[:_SHOWN])
-        self.hint = f"its newest versions are {', '.join(self.versions)}" if versions else "it has no versions yet"
+        if version == str(LATEST):
+            self.hint = f"the newest is `{name}@{LATEST}`, or just `{name}`"
+        elif len(versions) > 1:
+            self.hint = f"its newest versions are {', '.join(self.versions)}"
+        else:
+            self.hint = f"its only version is {versions[0]}" if versions else "it has no versions yet"
 
 
 class LabelNotFound(NotFound):
@@ -50,8 +55,9 @@ class LabelNotFound(NotFound):
     def __init__(self, name: EnvironmentName, label: LabelName, labels: Iterable[str] = ()) -> None:
         super().__init__(f"environment {name!r} has no label {label!r}")
         self.name, self.label = name, label
-        self.labels = ("latest", *sorted(labels))
-        self.hint = f"its labels are {', '.join(self.labels)}; set one with `mlenv environment label set`"
+        self.labels = (LATEST, *sorted(labels))
+        there = f"its labels are {', '.join(self.labels)}" if len(self.labels) > 1 else f"its only label is {LATEST}"
+        self.hint = f"{there}; set one with `mlenv environment label set`"
 
 
 class ComputedLabel(InvalidInput):

@@ -141,7 +141,7 @@ class CondaResolver:
             except Refused as refused:
                 records = self._again(refused, process, plan, access, table)
             found = read_records(records, plan)
-            step.note(f"{len(found)} packages")
+            step.note(f"{len(found)} package{'s' * (len(found) != 1)}")
         return found
 
     def _again(

@@ -83,8 +83,11 @@ class Diagnosis:
             index = index_for(explanation.url or "", self._attempt.request.sources)
             name = index.name if index else None
             return CredentialsRefused(url, explanation.refused, index=name, detail=explanation.detail)
+        why = explanation.text.splitlines()[-1].partition("cause: ")[2] or "it did not answer"
+        if explanation.missing_directory is not None:
+            hint = "leave it out of the definition, or lock where it is"
+            return IndexUnreachable(explanation.missing_directory, why, detail=explanation.detail, hint=hint)
         if explanation.unreachable:
-            why = explanation.text.splitlines()[-1].partition("cause: ")[2] or "it did not answer"
             return IndexUnreachable(url, why, detail=explanation.detail)
         return None
 

@@ -22,6 +22,11 @@ _URL: Final = re.compile(r"(?:https?|file)://[^\s`)]+")
 _UNREACHABLE: Final = re.compile(
     r"error sending request|Failed to fetch|Request failed|dns error|timed out|Connection refused|Could not connect"
 )
+#: As Linux, macOS and Windows say it.
+_NOT_THERE: Final = re.compile(
+    r"(?i)connection refused|actively refused|(?:name or service|servname provided, or) not known|no such host"
+    r"|timed out|(?:network is|host is) unreachable|unreachable (?:network|host)|no route to host"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,17 @@ class Explanation:
     def unreachable(self) -> bool:
         """Whether an index did not answer."""
         return _UNREACHABLE.search(self._body) is not None and "No solution found" not in self._body
+
+    @cached_property
+    def missing_directory(self) -> str | None:
+        """A directory of files that is named and can't be read."""
+        match = re.search(r"Failed to read `--find-links` directory: (.+)", self.text)
+        return match[1] if match else None
+
+    @property
+    def not_there(self) -> bool:
+        """Whether that is since nothing answers at its address, so that asking once more has little hope."""
+        return self.unreachable and _NOT_THERE.search(self._body) is not None
 
     @cached_property
     def url(self) -> str | None:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPMessage, InvalidURL
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -30,6 +30,7 @@ from urllib.request import (
 from mlenv.core.lock import Artifact
 from mlenv.core.redact import redact
 from mlenv.core.spec import PUBLIC, Sources
+from mlenv.errors import Unavailable
 from mlenv.resolve.certificates import LazyHTTPSHandler
 from mlenv.resolve.credentials import Realm, credentials_for, index_for, realm_of
 from mlenv.resolve.failures import CredentialsRefused, IndexUnreachable
@@ -130,13 +131,12 @@ class HttpFetcher:
         """How many bytes are at a URL: as the server says, or else counted. Raises as `fetch` does."""
         if self._is_file(url):
             return sum(len(chunk) for chunk in _read_file(url))
-        try:
-            with self._open(url, sources, "*/*", 0, "", method="HEAD") as response:
-                length = response.headers.get("content-length") or ""
-        except _Broken:
-            # Counting asks again, as often as for any download.
-            length = ""
-        return int(length) if length.isdigit() else sum(len(chunk) for chunk in self.stream(url, sources))
+        # NOTE: some servers refuse HEAD, and some addresses are signed for GET alone: what counts is what GET says.
+        with suppress(_Broken, Unavailable), self._open(url, sources, "*/*", 0, "", method="HEAD") as response:
+            length = response.headers.get("content-length") or ""
+            if length.isdigit():
+                return int(length)
+        return sum(len(chunk) for chunk in self.stream(url, sources))
 
     def read(self, url: str, sources: Sources = PUBLIC, *, accept: str = "*/*", limit: int = 1 << 28) -> bytes:
         """A small document. Raises as `fetch` does, and `IndexUnreachable` if it has more than `limit` bytes."""

@@ -92,7 +92,7 @@ class PipResolver:
             attempt, found = self._solve(session, attempt, progress)
             edges = session.edges(attempt, found)
             wheels = self._describe([each.wheel for each in found if each.wheel], request)
-            step.note(f"{len(found)} packages")
+            step.note(f"{len(found)} package{'s' * (len(found) != 1)}")
         packages, built = [], {}
         requested = {each.name for each in lines if not each.seed}
         for each in found:
@@ -129,8 +129,9 @@ class PipResolver:
             if following is None:
                 break
             attempt = following
-        diagnosis = Diagnosis(session, _without_missing_seeds(session, attempt), self._fetcher)
-        raise diagnosis.failure(outcome.explanation) from None
+        if not outcome.explanation.unreachable and outcome.explanation.refused is None:
+            attempt = _without_missing_seeds(session, attempt)
+        raise Diagnosis(session, attempt, self._fetcher).failure(outcome.explanation) from None
 
     def _retry(
         self, session: Session, attempt: Attempt, explanation: Explanation, progress: Progress

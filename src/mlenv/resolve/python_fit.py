@@ -37,7 +37,8 @@ def nearest(bounds: str, page: ProjectPage, target: Target, *, count: int = 3) -
     """
     Versions that exist, near those asked for, and have a file for the target: the nearest first.
 
-    A release counts as nearer, the longer the beginning it has in common; then the newer one.
+    A release counts as nearer, the longer the beginning it has in common, then by the first place that differs; of those
+    before what was asked for the newest, of those after it the oldest.
     """
     usable = {
         each.version
@@ -48,7 +49,7 @@ def nearest(bounds: str, page: ProjectPage, target: Target, *, count: int = 3) -
         and (not each.is_wheel or rank(each.filename, target) is not None)
     }
     wanted = _release(bounds)
-    ordered = sorted(usable, key=lambda each: (_distance(each.release, wanted), each.release), reverse=False)
+    ordered = sorted(usable, key=lambda each: _distance(each.release, wanted))
     return tuple(str(each) for each in ordered[:count])
 
 
@@ -62,11 +63,14 @@ def _release(bounds: str) -> tuple[int, ...]:
 
 
 def _distance(release: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
-    """How far a release is from the one wanted, place by place: 1.2.3 and 1.4 are (0, 2, 3) apart."""
+    """How far a release is from the one wanted: first the places that agree, then the first that does not, then the rest."""
     length = max(len(release), len(wanted))
     pad = (0,) * length
-    pairs = zip((*release, *pad)[:length], (*wanted, *pad)[:length], strict=True)
-    return tuple(abs(mine - theirs) for mine, theirs in pairs)
+    steps = [mine - theirs for mine, theirs in zip((*release, *pad)[:length], (*wanted, *pad)[:length], strict=True)]
+    same = next((place for place, step in enumerate(steps) if step), length)
+    after = same < length and steps[same] > 0
+    rest = release[same + 1 :]
+    return (-same, *map(abs, steps[same : same + 1]), *(rest if after else (-each for each in rest)))
 
 
 def listed(pythons: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """The runs of uv that one resolution takes, each in a directory of its own under the working directory."""
 
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mlenv.resolve.explanation import Explanation
 from mlenv.resolve.requirement_lines import Line, parse_line
 from mlenv.resolve.uv_input import Attempt, compile_arguments, write
 from mlenv.resolve.uv_output import Found, read_edges, read_pylock
-from mlenv.resolve.uv_process import Uv
+from mlenv.resolve.uv_process import RETRIES, Finished, Uv
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,24 @@ class Session:
         """Try. Raises `UvTimeout` after `timeout` seconds, `UnreadableAnswer`, `DiskFull`, `DiskFailed`."""
         directory = self._write(attempt)
         arguments = [*compile_arguments(attempt, self._interpreter(attempt)), "--format", "pylock.toml"]
-        done = self.uv.run(arguments, timeout=timeout or self._timeout, workdir=directory)
+        done = self._ask(arguments, directory, timeout or self._timeout)
         if not done.ok and (fault := told_disk_fault(done.err)) is not None:
             raise fault
         explanation = Explanation(done.err)
         return Outcome(read_pylock(done.out, attempt.request.target) if done.ok else None, explanation)
+
+    def _ask(self, arguments: Sequence[str], directory: Path, timeout: float) -> Finished:
+        """
+        Run uv with little patience, and where something answered, but badly, with all of it.
+
+        uv repeats requests for ten seconds, which helps with a server that falters, and not with an address at which
+        there is none. What has come in is cached.
+        """
+        done = self.uv.run(arguments, timeout=timeout, workdir=directory, retries=1)
+        explanation = Explanation(done.err)
+        if done.ok or not explanation.unreachable or explanation.not_there or RETRIES in os.environ:
+            return done
+        return self.uv.run(arguments, timeout=timeout, workdir=directory)
 
     def edges(self, attempt: Attempt, found: tuple[Found, ...]) -> Mapping[str, tuple[str, ...]]:
         """

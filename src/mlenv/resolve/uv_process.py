@@ -20,6 +20,8 @@ from mlenv.errors import Unavailable
 _KEPT_UV: Final = re.compile(
     r"UV_(INDEX_\w+_(USERNAME|PASSWORD)|NATIVE_TLS|SYSTEM_CERTS|INSECURE_HOST|HTTP_\w+|REQUEST_TIMEOUT|CONCURRENT_\w+|CREDENTIALS_DIR)"
 )
+#: The variable that says how often uv repeats a request that fails.
+RETRIES: Final = "UV_HTTP_RETRIES"
 _DROPPED: Final = re.compile(
     r"UV_.*|PIP_.*|PYTHON(?!_KEYRING).*|__PYVENV_LAUNCHER__|VIRTUAL_ENV.*|CONDA_.*|SETUPTOOLS_.*|FORCE_COLOR"
 )
@@ -120,7 +122,9 @@ class Uv:
             self._public = match[1] if match else ""
         return self._public or None
 
-    def run(self, arguments: Sequence[str], *, timeout: float, workdir: Path | None = None) -> Finished:
+    def run(
+        self, arguments: Sequence[str], *, timeout: float, workdir: Path | None = None, retries: int | None = None
+    ) -> Finished:
         """
         Run uv to its end. It, and what it started, ends when this returns or raises.
 
@@ -128,18 +132,23 @@ class Uv:
             arguments: What follows `uv`.
             timeout: Seconds.
             workdir: Its working directory.
+            retries: How often a request that fails is repeated, if the user sets no `UV_HTTP_RETRIES`; None for as uv
+                does.
 
         Raises:
             UvMissing: There is no uv.
             UvTimeout: It took longer.
         """
         self._binary = self._binary or find_uv()
+        variables = {**os.environ, **self._variables}
+        if retries is not None:
+            variables.setdefault(RETRIES, str(retries))
         common = ["--cache-dir", str(self._cache), "--color", "never", "--no-progress", "--no-python-downloads"]
         try:
             process = subprocess.Popen(
                 [self._binary, *arguments, *common],
                 cwd=workdir,
-                env=clean_environment({**os.environ, **self._variables}),
+                env=clean_environment(variables),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

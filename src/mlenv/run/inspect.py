@@ -85,7 +85,7 @@ def inspect_by(command: Sequence[str], *, what: str, check_files: bool = True) -
     try:
         done = subprocess.run(arguments, input=script(), capture_output=True, timeout=_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise InspectionFailed(what, str(error)) from error
+        raise InspectionFailed(what, getattr(error, "strerror", None) or str(error)) from error
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise InspectionFailed(what, f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}")

@@ -132,10 +132,12 @@ class Pythons:
             else:
                 python = self._named(explicit)
         if not admits(wanted, python.version):
+            # NOTE: a whole version is met by any patch release of it.
+            would_do = minor_of(wanted) if wanted and is_bare(wanted) else wanted
             raise UnsuitablePython(
                 explicit,
-                f"it is {python.version}, and the environment is for {wanted}",
-                f"leave out `--python` (and ${VARIABLE}), or name a Python {wanted}",
+                f"it is {python.version}, and the environment is for {would_do}",
+                f"leave out `--python` (and ${VARIABLE}), or name a Python {would_do}",
             )
         return python
 

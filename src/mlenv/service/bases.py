@@ -47,9 +47,9 @@ class BaseNotHere(NotFound):
             self.hint = f"make it with `mlenv base create debian:{full.rpartition(':')[2]}`"
         else:
             self.hint = (
-                f"where its registry can be reached, `mlenv base pull {name}`; "
-                f"or bring it from there: `skopeo copy docker://{full} oci-archive:base.tar`, "
-                f"then `mlenv base import oci-archive:base.tar --name {name}`"
+                f"`mlenv base pull {name}` says what its registry answers; where it can be reached only from elsewhere, "
+                f"`skopeo copy docker://{full} oci-archive:base.tar` there, and here "
+                f"`mlenv base import oci-archive:base.tar --name {name}`"
             )
 
 

@@ -268,7 +268,7 @@ class Locking:
                 packages = select_pylock(
                     spec.pylock, target, size_of=lambda url: self._fetcher().size_of(url, spec.sources)
                 )
-                step.note(f"{len(packages)} packages")
+                step.note(f"{len(packages)} package{'s' * (len(packages) != 1)}")
             return packages, "pylock.toml"
         if not spec.has_dependencies:
             return (), "none"

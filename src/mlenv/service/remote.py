@@ -121,7 +121,7 @@ class RemoteLocking(Locking):
         with progress.step(f"Locking {version} for {platform} on the server") as step:
             asked = None if options == DEFAULT_OPTIONS else options
             lock = self._read(self._server.make_lock(version.name, version.version, platform, asked))
-            step.note(f"{lock.count} packages")
+            step.note(f"{lock.count} package{'s' * (lock.count != 1)}")
         return lock
 
 

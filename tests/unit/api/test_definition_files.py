@@ -112,6 +112,7 @@ def test_a_build_context(tmp_path: Path) -> None:
         (BASE + "conda_fil: x\n", UnknownField, "env.yml:3:1: conda_fil: Unknown field.", "did you mean `conda_file`?"),
         (BASE + "variables: {}\n", UnknownField, "Unknown field.", "did you mean `environment_variables`?"),
         (BASE + "channels: [a]\n", UnknownField, "env.yml:3:1: channels: Unknown", "it looks like you are trying to"),
+        (BASE + "dependancies: [a]\n", UnknownField, "dependancies: Unknown", "did you mean `dependencies`, as conda"),
         ("image: i\n", MissingField, "env.yml:1:1: name: Environment name is required.", "give it with `--name`"),
         ("image: i\nversion: 1\n", MissingField, "If version is specified, name must be specified also.", None),
         ("name: e\n", MissingField, "Docker image or Dockerfile is required for environments", "add `image:`"),
@@ -124,10 +125,10 @@ def test_a_build_context(tmp_path: Path) -> None:
         ),
         ("name: e\nbuild: {path: .}\npython: 3.11\n", InvalidField, "`python` and `build` can't be", None),
         (BASE + "conda_file: {}\nrequirements: []\n", InvalidField, "can't be given together", "put the requirements"),
-        (BASE + "version:\n", InvalidField, "env.yml:3:1: version: Field may not be null.", None),
+        (BASE + "version:\n", InvalidField, "env.yml:3:1: version: Field may not be null;", None),
         (BASE + "version: 2024-01-01\n", InvalidField, "found 2024-01-01 (a date)", "put it in quotes"),
         (BASE + "tags: {a: {b: c}}\n", InvalidField, "env.yml:3:11: tags.a: a tag can't be nested", None),
-        (BASE + "tags: {1: a}\n", InvalidField, "tags.1: Not a valid string.; found 1 (an integer)", "put the tag's"),
+        (BASE + "tags: {1: a}\n", InvalidField, "tags.1: Not a valid string; found 1 (an integer)", "put the tag's"),
         (BASE + "os_type: macos\n", InvalidField, "found 'macos' (a string), expected linux or windows", None),
         (
             "name: e\nbuild:\n  path: nope\n",
@@ -135,21 +136,28 @@ def test_a_build_context(tmp_path: Path) -> None:
             "env.yml:3:9: build.path: Can't find directory or file in resolved absolute path",
             "the path is relative",
         ),
-        ("name: e\nbuild: {path: 'git://example.org/x'}\n", InvalidField, "build.path: Not a valid URL.", None),
+        ("name: e\nbuild: {path: 'git://example.org/x'}\n", InvalidField, "build.path: Not a valid URL;", None),
         (
             BASE + "inference_config: {liveness_route: {port: x, path: /}, readiness_route: {port: 1, path: /}, "
             "scoring_route: {port: 1, path: /}}\n",
             InvalidField,
-            "env.yml:3:43: inference_config.liveness_route.port: Not a valid integer.; found 'x' (a string), expected",
+            "env.yml:3:43: inference_config.liveness_route.port: Not a valid integer; found 'x' (a string), expected",
             None,
         ),
-        (BASE + "python: latest\n", InvalidField, "python: Not a valid value.; found 'latest'", "write a version"),
+        (
+            BASE + "inference_config: {liveness_route: {port: 80.5, path: /}}\n",
+            InvalidField,
+            "inference_config.liveness_route.port: Not a valid value; found 80.5 (a number), expected a port",
+            None,
+        ),
+        ('name: e\nimage: "a\\x1b[31m"\n', InvalidField, "image: Not a valid value; found 'a\\x1b[31m'", None),
+        (BASE + "python: latest\n", InvalidField, "python: Not a valid value; found 'latest'", "write a version"),
         (BASE + "platforms: [linux/sparc]\n", InvalidField, "platforms[0]: not a platform", "write it as"),
-        (BASE + "platforms: linux/amd64\n", InvalidField, "platforms: Not a valid list.", "write it as `- …`"),
+        (BASE + "platforms: linux/amd64\n", InvalidField, "platforms: Not a valid list;", "write it as `- …`"),
         (BASE + "environment_variables: {A-B: c}\n", InvalidField, "environment_variables.A-B: not the name", None),
         (BASE + "environment_variables: {A: }\n", InvalidField, "environment_variables.A: Not a valid string", None),
         (BASE + "allow_source: [':all:']\n", InvalidField, "allow_source[0]: not the name", "name each package"),
-        (BASE + "prereleases: maybe\n", InvalidField, "prereleases: Not a valid boolean.", None),
+        (BASE + "prereleases: maybe\n", InvalidField, "prereleases: Not a valid boolean;", None),
         (BASE + "indexes: [{name: a}]\n", MissingField, "indexes[0].url: Missing data for required field.", None),
         (BASE + "indexes: [{name: a b, url: 'https://x.org'}]\n", InvalidField, "indexes[0].name", None),
         (BASE + "requirements: [a b]\n", InvalidDefinition, "env.yml:3:18: not a requirement: 'a b'", None),
@@ -322,6 +330,20 @@ def test_unreadable_files(tmp_path: Path) -> None:
         load_definition(tmp_path / "big.yml")
     with pytest.raises(FileProblem, match="can't read"):
         load_definition(tmp_path / "nul\0.yml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_what_a_byte_order_mark_says_is_heeded(tmp_path: Path, encoding: str) -> None:
+    """Windows PowerShell writes UTF-16 where `pip freeze` is sent to a file."""
+    (tmp_path / "requirements.txt").write_bytes("six==1.16.0\r\n# é\r\nidna\r\n".encode(encoding))
+    spec = load_definition(tmp_path / "requirements.txt", name="e").spec
+    assert [each.text for each in spec.requirements or ()] == ["six==1.16.0", "idna"]
+
+
+def test_what_others_read_is_named_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "Pipfile").write_text("[[source]]\n")
+    with pytest.raises(FileProblem, match="Pipfile: not a definition that can be read"):
+        load_definition(tmp_path / "Pipfile", name="e")
 
 
 def test_a_conda_file_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

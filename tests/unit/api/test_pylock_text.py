@@ -172,7 +172,7 @@ def test_a_wheel_of_another_package_is_refused(filename: str) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("lock-version = ", InvalidSyntax, "not TOML"),
+        ("lock-version = ", InvalidSyntax, "pylock.toml:1:16: not TOML"),
         ('lock-version = "9.0"\ncreated-by = "x"\npackages = []\n', InvalidField, "a version that is not known"),
         ('lock-version = "1.0"\n', InvalidField, "not a lock as PEP 751 has it"),
         (HEAD + '[[packages]]\nname = "a"\n', InvalidField, "packages[0]"),

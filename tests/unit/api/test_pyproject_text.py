@@ -59,6 +59,10 @@ def test_groups_include_groups() -> None:
     assert texts(found)[2:] == ["pytest>=8", "ruff"]
 
 
+def _line(key: str) -> str:
+    return next(each for each in WHOLE.splitlines() if each.startswith(key))
+
+
 def test_groups_need_no_project() -> None:
     assert texts(read('[dependency-groups]\na = ["x"]\n', groups=("a",))[0]) == ["x"]
 
@@ -87,6 +91,13 @@ def test_groups_of_other_shapes_are_refused() -> None:
         "dependency-groups.odd[0]",
         "dependency-groups.odd[1]",
     ]
+    line = WHOLE.splitlines().index(_line("odd")) + 1
+    assert all(str(each).startswith(f"pyproject.toml:{line}:1: ") for each in findings.problems)
+
+
+def test_what_a_group_includes_in_vain_is_placed() -> None:
+    _, findings = read('[dependency-groups]\na = [\n  { include-group = "gone" },\n]\n', groups=("a",))
+    assert str(findings.problems[0]) == "pyproject.toml:3:22: dependency-groups.gone: there is no group 'gone'"
 
 
 def test_dynamic_dependencies_are_refused() -> None:
@@ -100,9 +111,13 @@ def test_a_bad_requirement_is_placed() -> None:
 
 
 def test_uv_settings_are_ignored_aloud() -> None:
-    _, findings = read('[project]\nname = "x"\n\n[tool.uv.sources]\na = { path = "../a" }\n')
+    uv = '[tool.uv]\nconstraint-dependencies = ["b<2"]\n[tool.uv.sources]\na = { path = "../a" }\n[[tool.uv.index]]\nurl = "x"\n'
+    _, findings = read(f'[project]\nname = "x"\n{uv}')
+    indexes = "name indexes under `indexes` in an environment YAML"
     assert findings.warnings == (
-        "pyproject.toml:4:1: [tool.uv] sources is ignored; name indexes under `indexes` in an environment YAML",
+        f"pyproject.toml:5:1: [tool.uv] sources is ignored; write `NAME @ URL` into the dependencies, and {indexes}",
+        f"pyproject.toml:7:1: [tool.uv] index is ignored; {indexes}",
+        "pyproject.toml:4:1: [tool.uv] constraint-dependencies is ignored; write the bounds into the dependencies",
     )
 
 

@@ -1,5 +1,7 @@
 """uv's explanations, as it wrote them, and what is read out of them."""
 
+import pytest
+
 from mlenv.resolve.explanation import Explanation, Need, split
 from mlenv.resolve.source_build import build_failure
 
@@ -55,6 +57,24 @@ def test_what_has_no_wheel() -> None:
     assert told.bounded == ("crcmod", "apache-beam")
     assert not told.unreachable
     assert told.refused is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "not_there"),
+    [
+        ("tcp connect error: Connection refused (os error 111)", True),
+        ("No connection could be made because the target machine actively refused it. (os error 10061)", True),
+        ("failed to lookup address information: Name or service not known", True),
+        ("failed to lookup address information: nodename nor servname provided, or not known", True),
+        ("failed to lookup address information: Temporary failure in name resolution", False),
+        ("operation timed out", True),
+        ("HTTP status server error (503 Service Unavailable) for url (http://127.0.0.1:9/simple/six/)", False),
+        ("Connection reset by peer (os error 104)", False),
+    ],
+)
+def test_an_index_that_is_not_there_and_one_that_falters(cause: str, not_there: bool) -> None:
+    told = Explanation(f"error: Failed to fetch: `http://127.0.0.1:9/simple/six/`\n  cause: {cause}\n")
+    assert (told.unreachable, told.not_there) == (True, not_there)
 
 
 def test_the_stand_in_for_the_user_is_not_shown() -> None:

@@ -84,6 +84,10 @@ def test_versions_near_what_was_asked_for() -> None:
     page = _page(*((f"lib-{each}-py3-none-any.whl", None) for each in ("1.0", "1.2.4", "1.3", "2.0", "2.1rc1")))
     assert nearest("==1.2.3", page, TARGET) == ("1.2.4", "1.3", "1.0")
     assert nearest("", page, TARGET)[0] == "1.0"
+    page = _page(*((f"lib-{each}-py3-none-any.whl", None) for each in ("1.26.4", "2.0.0", "2.4.1", "2.5.0", "2.5.5")))
+    assert nearest("==99", page, TARGET) == ("2.5.5", "2.5.0", "2.4.1")
+    assert nearest("==2.3", page, TARGET)[0] == "2.4.1"
+    assert nearest("==1.27", page, TARGET)[0] == "1.26.4"
 
 
 def _tar(files: dict[str, str]) -> bytes:

@@ -181,8 +181,9 @@ def test_the_users_choice_counts_and_is_checked(tmp_path: Path, only: Mapping[st
     assert pythons.choose("3.12", str(tmp_path / "elsewhere")).version == "3.12.1"
     assert Pythons(tmp_path / "cache", {**only, "MLENV_PYTHON": str(named)}).choose().version == "3.12.1"
     assert pythons.choose(None, "3.10").version == "3.10.1"
-    with pytest.raises(UnsuitablePython, match=r"it is 3\.12\.1, and the environment is for 3\.10"):
-        pythons.choose("3.10", str(named))
+    with pytest.raises(UnsuitablePython, match=r"it is 3\.12\.1, and the environment is for 3\.10$") as caught:
+        pythons.choose("3.10.4", str(named))
+    assert (caught.value.hint or "").endswith("or name a Python 3.10")
     with pytest.raises(NoSuitablePython, match=r"no Python 3\.10\.9"):
         pythons.choose(None, "3.10.9")
 
