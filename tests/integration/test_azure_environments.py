@@ -273,7 +273,8 @@ def test_the_client_reads_why_something_is_refused(newest: Client, name: str, ar
 
 
 def test_text_that_is_not_unicode_is_refused_also_where_the_version_is_there(server: Server, name: str) -> None:
-    bad = {"properties": {"image": "example.org/\ud800:1"}}
+    routes = {f"{each}Route": {"path": "/\ud800", "port": 80} for each in ("liveness", "readiness", "scoring")}
+    bad = {"properties": {"image": "example.org/a:1", "inferenceConfig": routes}}
     assert _put(server, f"{name}/versions/1", bad).status_code == 400
     assert _put(server, f"{name}/versions/1", {"properties": {"image": "example.org/b:1"}}).status_code == 201
     answer = _put(server, f"{name}/versions/1", bad)

@@ -151,7 +151,7 @@ class Explanation:
     @cached_property
     def missing_directory(self) -> str | None:
         """A directory of files that is named and can't be read."""
-        match = re.search(r"Failed to read `--find-links` directory: (.+)", self.text)
+        match = re.search(r"Failed to read `--find-links` directory: (.+?)(?: cause: |$)", self._all)
         return match[1] if match else None
 
     @property
