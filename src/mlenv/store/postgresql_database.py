@@ -20,7 +20,7 @@ from mlenv.store import postgresql
 from mlenv.store.database import Row, Run, StoreBusy, T
 from mlenv.store.group_commit import GroupCommit
 from mlenv.store.postgresql_pipeline import Statement, Statements, Values, exchange, statement
-from mlenv.store.postgresql_together import Calls, Draft, NotTogether, write_together
+from mlenv.store.postgresql_together import Calls, Draft, NotTogether, Overtaken, write_together
 
 #: How often a transaction is run again when another one came first.
 _ATTEMPTS: Final = 8
@@ -107,11 +107,16 @@ class PostgresqlDatabase:
             self._refuse(error)
 
     def _send_together(self, calls: Calls) -> None:
-        """Run statements in one transaction. Raises `NotTogether` if one failed, and `_ConnectionLost`."""
+        """Run statements in one transaction. Raises `Overtaken`, `NotTogether`, `_ConnectionLost`."""
+        whole = [(_WRITING, ()), *calls, (_COMMIT, ())]
+        numbers: list[int] = []
         try:
             with self._connection() as connection:
-                exchange(connection.driver, connection.prepared, [(_WRITING, ()), *calls, (_COMMIT, ())])
+                exchange(connection.driver, connection.prepared, whole, failed=numbers.append)
         except psycopg.Error as error:
+            # A row that is there already, or one that is not as it was.
+            if getattr(error, "sqlstate", None) in {"23505", "23502"} and 0 < numbers[0] <= len(calls):
+                raise Overtaken(numbers[0] - 1) from error
             raise NotTogether from error
 
     def ping(self) -> None:

@@ -8,7 +8,7 @@ process has come to send it.
 """
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -85,22 +85,30 @@ class Statements(dict[str, Statement]):
 
 
 def exchange(
-    connection: "psycopg.Connection[Any]", prepared: set[bytes], calls: "Sequence[tuple[Statement, Values]]"
+    connection: "psycopg.Connection[Any]",
+    prepared: set[bytes],
+    calls: "Sequence[tuple[Statement, Values]]",
+    *,
+    failed: Callable[[int], None] = lambda _number: None,
 ) -> list[Row]:
     """
     Run statements in order, up to the first that fails. Returns the rows of the last one.
 
     Args:
         prepared: Keys of what this connection has prepared.
+        failed: Is told which of `calls` failed.
 
     Raises:
         psycopg.Error: The first one failed so. Those after it were not run.
     """
-    return connection.wait(_exchange(connection, prepared, calls))
+    return connection.wait(_exchange(connection, prepared, calls, failed))
 
 
 def _exchange(
-    connection: "psycopg.Connection[Any]", prepared: set[bytes], calls: "Sequence[tuple[Statement, Values]]"
+    connection: "psycopg.Connection[Any]",
+    prepared: set[bytes],
+    calls: "Sequence[tuple[Statement, Values]]",
+    failed: Callable[[int], None],
 ) -> Generator[Any, Any, list[Row]]:
     wire = connection.pgconn
     sent: list[bytes | None] = []
@@ -115,7 +123,7 @@ def _exchange(
     yield from send(wire)
     fault: psycopg.Error | None = None
     result: Any = None
-    for key in sent:
+    for place, key in enumerate(sent):
         try:
             found = yield from fetch_many(wire)
         except psycopg.Error:
@@ -126,6 +134,8 @@ def _exchange(
         result = found[-1]
         status = result.status
         if status == pq.ExecStatus.FATAL_ERROR:
+            if fault is None:
+                failed(sent[:place].count(None))
             fault = fault or errors.error_from_result(result)
         elif key is not None and status == pq.ExecStatus.COMMAND_OK:
             prepared.add(key)

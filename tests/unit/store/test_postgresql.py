@@ -244,9 +244,9 @@ def test_a_version_is_registered_in_few_messages(
         add(database, "a")
     sent: list[int] = []
 
-    def counting(connection: Any, prepared: set[bytes], calls: Sequence[Any]) -> list[Row]:
+    def counting(connection: Any, prepared: set[bytes], calls: Sequence[Any], **options: Any) -> list[Row]:
         sent.append(len(calls))
-        return exchange(connection, prepared, calls)
+        return exchange(connection, prepared, calls, **options)
 
     monkeypatch.setattr(postgresql_database, "exchange", counting)
     add(database, "b")

@@ -116,20 +116,24 @@ def test_two_of_one_environment_get_two_versions(database: PostgresqlDatabase, u
 
 def test_one_that_is_overtaken_takes_nothing_of_others_with_it(database: PostgresqlDatabase, url: str) -> None:
     add(database, "iris", "a")
-    with ThreadPoolExecutor(4) as threads, audit_held(url):
+    with ThreadPoolExecutor(5) as threads, audit_held(url):
         first = threads.submit(add, database, "first", "x")
         wait_until(lambda: database._group._turn.locked() and not database._group._left)
         late = threads.submit(add, database, "iris", "c")
         wait_until(lambda: len(database._group._left) == 1)
         other = threads.submit(add, database, "other", "x")
-        wait_until(lambda: len(database._group._left) == 2)
+        wait_until(partial(_are_left, database, 2))
+        another = threads.submit(add, database, "another", "x")
+        wait_until(partial(_are_left, database, 3))
         with psycopg.connect(url) as connection:
             # As another process does, but without a record, which it could not write just now.
             connection.execute(
                 "UPDATE environments SET modified_at = '2027-01-01T00:00:00.000000+00:00' WHERE name = 'iris'"
             )
-    assert [each.result(30).version for each in (first, late, other)] == ["1", "2", "1"]
-    assert_chained(database, 4)
+    assert [each.result(30).version for each in (first, late, other, another)] == ["1", "2", "1", "1"]
+    # The first, then those two that were not overtaken, and the third with locks; and the one that was there.
+    assert transactions(url) == 4
+    assert_chained(database, 5)
 
 
 def test_two_processes_lock_in_one_order() -> None:
