@@ -10,8 +10,9 @@ BIN := $(VENV)/bin
 PYTEST_OPTIONS ?=
 # The tests of a file share what is costly to start, and run in one process. Files come in the order of their names, so
 # that the quick ones, the unit tests, come last. By itself, xdist takes files of few tests last, and some of these are
-# the longest. There is one process more than there are cores, since tests often wait for disks and for other processes.
-PROCESSES ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
+# the longest. With one process more than there are cores, all take a sixth less time, and one that waits for an end within
+# 20 s once did not see it.
+PROCESSES ?= auto
 PYTEST := $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: dev lint format test quick docs benchmark clean
