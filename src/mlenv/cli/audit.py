@@ -16,6 +16,7 @@ from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.printer import Column, Output
 from mlenv.cli.site_arguments import add_place, path_of, to_place
 from mlenv.core.audit import AuditRecord, find_faults
+from mlenv.core.progress import quantity
 from mlenv.core.scope import ScopeKey
 from mlenv.errors import InvalidInput
 
@@ -50,7 +51,7 @@ class AuditBroken(InvalidInput):
     hint = "compare with earlier exports to find out what was changed; keep a copy of the database as it is"
 
     def __init__(self, faults: int) -> None:
-        super().__init__(f"the audit is not whole: {faults} fault{'s' if faults > 1 else ''}")
+        super().__init__(f"the audit is not whole: {quantity(faults, 'fault')}")
         self.faults = faults
 
 

@@ -15,6 +15,7 @@ from mlenv.core.check import Finding, require_python
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.lock import Lock
 from mlenv.core.platform import Platform
+from mlenv.core.progress import quantity
 from mlenv.core.reference import Reference
 from mlenv.errors import InvalidInput, MlenvError
 
@@ -131,7 +132,7 @@ def _check(settings: CheckSettings, context: Context) -> int:
     if report.drift:
         count = sum(1 for each in report.findings if each.drift)
         context.printer.say(
-            f"drift: {count} finding{'s' * (count != 1)} in {where}, {report.matching} of {report.locked} packages as locked"
+            f"drift: {quantity(count, 'finding')} in {where}, {report.matching} of {report.locked} packages as locked"
         )
     else:
         context.printer.say(f"no drift: {report.matching} of {report.locked} packages as locked in {where}")

@@ -10,6 +10,7 @@ from typing import Final
 
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.printer import Column, Output
+from mlenv.core.progress import quantity
 
 _AGE: Final = re.compile(r"(\d{1,6})([smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -35,9 +36,7 @@ def _verify(_: Settings, context: Context) -> int:
     harm = [each for each in findings if each.harm]
     document = [{"harm": each.harm, "finding": each.text} for each in findings]
     context.printer.data(document, (Column("Harm", "harm"), Column("Finding", "finding")))
-    context.printer.say(
-        "the store is whole" if not harm else f"{len(harm)} finding{'s' if len(harm) > 1 else ''} of damage or loss"
-    )
+    context.printer.say(f"{quantity(len(harm), 'finding')} of damage or loss" if harm else "the store is whole")
     return ExitStatus.FAILED if harm else ExitStatus.DONE
 
 

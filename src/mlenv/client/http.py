@@ -18,6 +18,7 @@ import httpx
 
 from mlenv.client.address import parse_server, parse_token, trusting
 from mlenv.client.answers import NotAServer, failure, is_json, parse_json, read_answer
+from mlenv.core.redact import said
 from mlenv.errors import MlenvError, Unavailable
 
 #: Below this are the paths of the native API.
@@ -318,7 +319,7 @@ class Http:
             return ServerUnreachable(self.server, "it was silent for too long")
         if isinstance(error, httpx.RemoteProtocolError):
             return ServerUnreachable(self.server, "the connection ended before the answer did")
-        return ServerUnreachable(self.server, str(error) or type(error).__name__)
+        return ServerUnreachable(self.server, said(error))
 
     def close(self) -> None:
         """Let go of connections."""

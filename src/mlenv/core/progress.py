@@ -5,6 +5,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
 
+def quantity(number: int, noun: str) -> str:
+    """So many of something: `1 layer`, `2 layers`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 class Step(Protocol):
     """One long thing under way."""
 

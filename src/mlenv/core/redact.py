@@ -18,6 +18,7 @@ _SIGNED: Final = re.compile(
 )
 #: The token that conda channels take as a piece of the path: `https://host/t/TOKEN/channel`.
 _CONDA_TOKEN: Final = re.compile(r"(?P<before>://[^\s/]{1,255}/t/)(?P<token>[^\s/]{1,512})(?=/)")
+_ERRNO: Final = re.compile(r"\[Errno -?\d+\] ")
 _VARIABLE: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 #: Schemes whose user name is an account, not a secret: `ssh://git@host/…`.
 _ACCOUNT_ONLY: Final = ("ssh", "git+ssh", "svn+ssh", "hg+ssh", "bzr+ssh", "bzr+sftp", "sftp")
@@ -62,6 +63,11 @@ def redact(text: str) -> str:
     text = _USERINFO.sub(lambda match: f"{match['scheme']}://****@" if _is_secret(match) else match[0], text)
     text = _CONDA_TOKEN.sub(r"\g<before>****", text)
     return _SIGNED.sub(r"\g<name>****", text)
+
+
+def said(error: BaseException) -> str:
+    """What an error says, without credentials and numbers of the operating system; or else what it is."""
+    return redact(_ERRNO.sub("", str(error))) or type(error).__name__
 
 
 def without_credentials(url: str) -> str:

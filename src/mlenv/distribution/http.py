@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import httpcore
 import httpx
 
-from mlenv.core.redact import redact
+from mlenv.core.redact import redact, said
 from mlenv.distribution.auth import Authenticator
 from mlenv.distribution.credentials import Credentials
 from mlenv.distribution.guard import GuardedBackend
@@ -46,7 +46,6 @@ _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS: Final = 5
 _NETLOC: Final = re.compile(r"[A-Za-z0-9._-]+(?::\d{0,5})?|\[[0-9A-Fa-f:.]+\](?::\d{0,5})?")
-_ERRNO: Final = re.compile(r"\[Errno -?\d+\] ")
 _TOKEN_LIMIT: Final = 1 << 20
 #: Pauses between attempts, in seconds: the first, the longest of our own, and the longest that a registry may ask for.
 _FIRST_PAUSE: Final = 0.25
@@ -442,4 +441,4 @@ def _reason(error: httpx.TransportError) -> str:
         return "no connection within the timeout"
     if isinstance(error, httpx.TimeoutException):
         return "nothing came within the timeout"
-    return redact(_ERRNO.sub("", str(error))) or type(error).__name__
+    return said(error)

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from mlenv.core.conda_package import ENDINGS, CondaPackage, InvalidCondaPackage, NoArch
 from mlenv.core.digest import Digest, InvalidDigest
 from mlenv.core.lock import Artifact, InvalidLock
-from mlenv.core.progress import Progress
+from mlenv.core.progress import Progress, quantity
 from mlenv.core.redact import redact, without_credentials
 from mlenv.errors import Unavailable
 from mlenv.resolve.conda_channels import ChannelTable, InvalidChannel, addresses
@@ -129,8 +129,7 @@ class CondaResolver:
             CondaMissing, CondaTimeout, CondaCrashed: The solver itself failed.
             SolversBusy: Others ran all the time.
         """
-        count = len(request.specs)
-        title = f"Solving {count} conda package{'s' * (count != 1)} for {request.target.platform}"
+        title = f"Solving {quantity(len(request.specs), 'conda package')} for {request.target.platform}"
         with progress.step(title) as step, self._in_turn() as process:
             self._alias = process.alias
             plan, table = self._plan(request, process.alias)
@@ -141,7 +140,7 @@ class CondaResolver:
             except Refused as refused:
                 records = self._again(refused, process, plan, access, table)
             found = read_records(records, plan)
-            step.note(f"{len(found)} package{'s' * (len(found) != 1)}")
+            step.note(quantity(len(found), "package"))
         return found
 
     def _again(

@@ -9,7 +9,7 @@ from typing import Final
 from mlenv.core.digest import Digest
 from mlenv.core.lock import Artifact, LockedPackage
 from mlenv.core.platform import Platform
-from mlenv.core.progress import Progress
+from mlenv.core.progress import Progress, quantity
 from mlenv.core.spec import Requirement
 from mlenv.resolve.credentials import find_keyring, index_for
 from mlenv.resolve.diagnosis import Diagnosis
@@ -87,12 +87,14 @@ class PipResolver:
         public = None if request.sources.default else self._uv.public_index
         session = Session(self._uv, workdir / "uv", public=public, timeout=self._timeout, find_python=self._find_python)
         asked = sum(not each.seed for each in lines)
-        title = f"Resolving {asked} requirement{'s' * (asked != 1)} for Python {request.target.python}, {request.target.platform}"
+        title = (
+            f"Resolving {quantity(asked, 'requirement')} for Python {request.target.python}, {request.target.platform}"
+        )
         with progress.step(title) as step:
             attempt, found = self._solve(session, attempt, progress)
             edges = session.edges(attempt, found)
             wheels = self._describe([each.wheel for each in found if each.wheel], request)
-            step.note(f"{len(found)} package{'s' * (len(found) != 1)}")
+            step.note(quantity(len(found), "package"))
         packages, built = [], {}
         requested = {each.name for each in lines if not each.seed}
         for each in found:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mlenv.build.interface import AllHere, Blobs, Incoming, Incomplete
 from mlenv.core.layer import Sized
 from mlenv.core.lock import Artifact, LockedPackage
-from mlenv.core.progress import Progress, Step
+from mlenv.core.progress import Progress, Step, quantity
 from mlenv.core.spec import Sources
 from mlenv.core.wheel_archive import InvalidPackage
 from mlenv.errors import MlenvError, NotFound
@@ -131,8 +131,7 @@ class Artifacts:
         """Fetch packages, several at once, as one step. All are tried, whichever fails. Raises what `ensure` raises."""
         size = sum(each.artifact.size for each in missing)
         what = "wheel" if all(isinstance(each, LockedPackage) for each in missing) else "package"
-        title = f"Fetching {len(missing)} {what}{'s' if len(missing) > 1 else ''}"
-        with progress.step(title, total=size, unit="bytes") as step:
+        with progress.step(f"Fetching {quantity(len(missing), what)}", total=size, unit="bytes") as step:
             if kept:
                 step.note(f"{kept} from cache")
 

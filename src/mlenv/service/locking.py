@@ -11,7 +11,7 @@ from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.lock import Lock, LockedPackage
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import GLIBC_FLOOR, Platform, Target
-from mlenv.core.progress import Progress
+from mlenv.core.progress import Progress, quantity
 from mlenv.core.pylock_select import select_pylock
 from mlenv.core.python_version import choose, without_offer
 from mlenv.core.spec import CondaFile, Requirement, Spec
@@ -268,7 +268,7 @@ class Locking:
                 packages = select_pylock(
                     spec.pylock, target, size_of=lambda url: self._fetcher().size_of(url, spec.sources)
                 )
-                step.note(f"{len(packages)} package{'s' * (len(packages) != 1)}")
+                step.note(quantity(len(packages), "package"))
             return packages, "pylock.toml"
         if not spec.has_dependencies:
             return (), "none"

@@ -7,7 +7,7 @@ from mlenv.build.validate import INDEX_TYPES, InvalidImage, parse_config, parse_
 from mlenv.core.digest import Digest
 from mlenv.core.image import Descriptor, Image
 from mlenv.core.platform import Platform
-from mlenv.core.progress import Progress
+from mlenv.core.progress import Progress, quantity
 from mlenv.threads import in_threads
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def fetch_layers(
     missing = list({pair[0].digest: pair for pair in layers if not blobs.has(pair[0].digest)}.values())
     total = sum(layer.size for layer, _ in missing)
 
-    title = f"Fetching {len(missing)} layer{'s' if len(missing) > 1 else ''} of {repository.name}"
+    title = f"Fetching {quantity(len(missing), 'layer')} of {repository.name}"
     with progress.step(title, total=total, unit="bytes") as step:
 
         def fetch(pair: tuple[Descriptor, Digest]) -> None:

@@ -24,7 +24,7 @@ from mlenv.core.layer import Compression, Sized, count_layers
 from mlenv.core.lock import Lock
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
-from mlenv.core.progress import Progress
+from mlenv.core.progress import Progress, quantity
 from mlenv.core.records import BuildRecord, BuildStatus
 from mlenv.core.reference import EnvironmentName, Reference, VersionName
 from mlenv.core.spec import Sources, Spec
@@ -121,7 +121,7 @@ class RemoteLocking(Locking):
         with progress.step(f"Locking {version} for {platform} on the server") as step:
             asked = None if options == DEFAULT_OPTIONS else options
             lock = self._read(self._server.make_lock(version.name, version.version, platform, asked))
-            step.note(f"{lock.count} package{'s' * (lock.count != 1)}")
+            step.note(quantity(lock.count, "package"))
         return lock
 
 
@@ -137,8 +137,7 @@ class RemoteArtifacts(Artifacts):
         """Have every package's file here."""
         built = [each for each in packages if each.artifact.url is None and not self._blobs.has(each.artifact.digest)]
         if built:
-            title = f"Fetching {len(built)} wheel{'s' if len(built) > 1 else ''} that the server built"
-            with progress.step(title):
+            with progress.step(f"Fetching {quantity(len(built), 'wheel')} that the server built"):
                 for each in built:
                     self._blobs.path(each.artifact.digest)
         super().ensure(packages, sources, progress=progress)
@@ -371,8 +370,7 @@ class RemoteBuilding:
         self._blobs.path(image.config_digest)
         if missing:
             size = sum(each.size for each in missing)
-            title = f"Fetching {len(missing)} layer{'s' if len(missing) > 1 else ''}"
-            with progress.step(title, total=size, unit="bytes") as step:
+            with progress.step(f"Fetching {quantity(len(missing), 'layer')}", total=size, unit="bytes") as step:
                 for each in missing:
                     self._blobs.path(each.digest)
                     step.advance(each.size)

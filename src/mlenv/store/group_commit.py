@@ -5,10 +5,8 @@ Each commit waits until its bytes are on the disk. Who finds somebody at it leav
 writes all that was left.
 """
 
-import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 W = TypeVar("W")
@@ -72,39 +70,3 @@ class GroupCommit(Generic[W]):
         if part.error is not None:
             raise part.error
         return part.result
-
-
-#: What is written over a connection to SQLite.
-SqliteWork = Callable[[sqlite3.Connection], Any]
-
-
-def in_savepoints(
-    writing: Callable[[], AbstractContextManager[sqlite3.Connection]], parts: list[Part[SqliteWork]]
-) -> None:
-    """
-    Write parts over one connection to SQLite, which has one writer at a time.
-
-    Each is in a savepoint of its own (sqlite.org/lang_savepoint.html), so that one that fails takes nothing of the others with it.
-
-    Args:
-        writing: Gives a connection in a new transaction, which is committed when the context ends well.
-    """
-    with writing() as connection:
-        if len(parts) == 1:
-            parts[0].result = parts[0].work(connection)
-        else:
-            _write_each(parts, connection)
-
-
-def _write_each(parts: list[Part[SqliteWork]], connection: sqlite3.Connection) -> None:
-    for part in parts:
-        connection.execute("SAVEPOINT part")
-        try:
-            part.result = part.work(connection)
-        except Exception as error:
-            # A full disk, and a few other faults, end the transaction as a whole (sqlite.org/lang_transaction.html).
-            if not connection.in_transaction:
-                raise
-            part.error = error
-            connection.execute("ROLLBACK TO part")
-        connection.execute("RELEASE part")

@@ -269,7 +269,8 @@ class SqlRegistry(SqlWhole):
         """Insert it, and change its environment; or insert that, too, if it `is_new`."""
         spec = {"workspace": self._workspace, "document_digest": str(Digest.of(written.document.encode()))}
         run("insert_spec", **spec, document=written.document)
-        self._revive(run, environment)
+        if environment["archived"]:
+            self._revive(run, environment)
         time, sequence = rows.from_time(now), environment["last_sequence"] + 1
         new: Row = {
             "archived": 0,
@@ -312,8 +313,7 @@ class SqlRegistry(SqlWhole):
 
     def _revive(self, run: Run, environment: Row) -> None:
         """Bring an archived environment back for one of its versions; the others stay archived, each by itself."""
-        if environment["archived"]:
-            run("archive_versions", the_workspace=self._workspace, the_name=environment["name"], archived=1)
+        run("archive_versions", the_workspace=self._workspace, the_name=environment["name"], archived=1)
 
     def _change(self, run: Run, environment: Row, row: Row, *, now: datetime, new: Row) -> EnvironmentVersion:
         new = {"details": row["details"], **new}

@@ -12,10 +12,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from mlenv.errors import MlenvError
 from mlenv.store.database import (
@@ -29,7 +29,7 @@ from mlenv.store.database import (
     T,
     UnstorableValue,
 )
-from mlenv.store.group_commit import GroupCommit, SqliteWork, in_savepoints
+from mlenv.store.group_commit import GroupCommit, Part
 from mlenv.store.sqlite_statements import SQL
 
 #: How long one process waits for another's transaction, in seconds.
@@ -51,6 +51,10 @@ _UNWRITABLE: Final = frozenset(
 
 #: Connections of a parent process: to be neither used nor closed in a child (sqlite.org, "How To Corrupt", 2.6).
 _inherited: list[sqlite3.Connection] = []
+
+
+#: What is written over a connection to SQLite.
+SqliteWork = Callable[[sqlite3.Connection], Any]
 
 
 class SqliteDatabase:
@@ -177,6 +181,38 @@ class SqliteDatabase:
             if self._idle:
                 return self._idle.pop()
         return connect(self._path)
+
+
+def in_savepoints(
+    writing: Callable[[], AbstractContextManager[sqlite3.Connection]], parts: list[Part[SqliteWork]]
+) -> None:
+    """
+    Write parts over one connection to SQLite, which has one writer at a time.
+
+    Each is in a savepoint of its own (sqlite.org/lang_savepoint.html), so that one that fails takes nothing of the others with it.
+
+    Args:
+        writing: Gives a connection in a new transaction, which is committed when the context ends well.
+    """
+    with writing() as connection:
+        if len(parts) == 1:
+            parts[0].result = parts[0].work(connection)
+        else:
+            _write_each(parts, connection)
+
+
+def _write_each(parts: list[Part[SqliteWork]], connection: sqlite3.Connection) -> None:
+    for part in parts:
+        connection.execute("SAVEPOINT part")
+        try:
+            part.result = part.work(connection)
+        except Exception as error:
+            # A full disk, and a few other faults, end the transaction as a whole (sqlite.org/lang_transaction.html).
+            if not connection.in_transaction:
+                raise
+            part.error = error
+            connection.execute("ROLLBACK TO part")
+        connection.execute("RELEASE part")
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     Table,
-    Text,
     Update,
     and_,
     bindparam,
@@ -28,11 +27,10 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.functions import GenericFunction
 
 from mlenv.store import tables
+from mlenv.store.sql_functions import json_object_agg
 
 #: What is shown of an environment.
 _SHOWN: Final = ("name", "archived", "latest_version", "next_version", "created_at", "modified_at")
@@ -76,25 +74,6 @@ def _all(table: Table, *keys: str, rows: Select[Any] | None = None) -> Executabl
     later = tuple_(*columns) > tuple_(*(bindparam(f"after_{column.name}", type_=column.type) for column in columns))
     page = (select(table) if rows is None else rows).where(later).order_by(*columns).limit(bindparam("limit"))
     return page.where(is_parameter(table, "workspace")) if "workspace" in table.c else page
-
-
-class json_object_agg(GenericFunction[str]):
-    """A JSON object of names and values, or NULL of none, as text (PostgreSQL's documentation, 9.21)."""
-
-    type = Text()
-    inherit_cache = True
-
-
-@compiles(json_object_agg, "postgresql")
-def _objects_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
-    return f"CAST(json_object_agg({compiler.process(element.clauses, **options)}) AS TEXT)"
-
-
-@compiles(json_object_agg, "sqlite")
-def _objects_of_sqlite(element: Any, compiler: Any, **options: Any) -> str:
-    # sqlite.org/json1.html#jgroupobject. Of none it would give `{}`.
-    names = compiler.process(element.clauses, **options)
-    return f"CASE WHEN count(*) THEN json_group_object({names}) END"
 
 
 def _environments() -> dict[str, Executable]:

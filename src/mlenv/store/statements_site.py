@@ -1,25 +1,12 @@
 """The statements over namespaces, people, tokens, audit and answers. Only servers make them."""
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Executable, Text, and_, bindparam, cast, delete, insert, literal, or_, select, true, update
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import GenericFunction
 
 from mlenv.store import tables
+from mlenv.store.sql_functions import sha256_hex
 from mlenv.store.statements import is_parameter
-
-
-class sha256_hex(GenericFunction[str]):
-    """The sha256 of a text in UTF-8, in hex. `mlenv.store.sqlite` gives SQLite one of this name."""
-
-    type = Text()
-    inherit_cache = True
-
-
-@compiles(sha256_hex, "postgresql")
-def _sha256_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
-    return f"encode(sha256(convert_to({compiler.process(element.clauses, **options)}, 'UTF8')), 'hex')"
 
 
 def _scopes() -> dict[str, Executable]:

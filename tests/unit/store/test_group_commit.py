@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mlenv.store.group_commit import GroupCommit, SqliteWork, in_savepoints
-from mlenv.store.sqlite import connect
+from mlenv.store.group_commit import GroupCommit
+from mlenv.store.sqlite import SqliteWork, connect, in_savepoints
 
 
 @pytest.fixture
