@@ -43,11 +43,24 @@ def in_threads(
     try:
         return list(pool.map(function, items) if order is None else _least_first(pool, function, items, order))
     except BaseException as error:
-        wait = not isinstance(error, KeyboardInterrupt)
+        wait = not interrupted(error)
         stop()
         raise
     finally:
         pool.shutdown(wait, cancel_futures=True)
+
+
+def interrupted(error: BaseException) -> bool:
+    """
+    Whether it came of Ctrl-C.
+
+    NOTE: inside of a condition of `threading`, as when a pool starts a thread, Python leaves with the condition's lock not
+    taken; that this can't be released is a RuntimeError, and the KeyboardInterrupt only what it came in the middle of.
+    """
+    came: BaseException | None = error
+    while came is not None and not isinstance(came, KeyboardInterrupt):
+        came = came.__context__
+    return came is not None
 
 
 def _least_first(

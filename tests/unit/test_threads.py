@@ -58,3 +58,20 @@ def test_the_first_failure_is_raised_and_the_rest_is_stopped() -> None:
 
     with pytest.raises(ValueError, match="no"):
         in_threads(work, range(4), workers=2, stop=stopped.set)
+
+
+def test_an_interrupt_in_the_middle_of_starting_a_thread_waits_for_none() -> None:
+    go_on = Event()
+
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("release unlocked lock")
+
+    ended: list[bool] = []
+    with pytest.raises(RuntimeError, match="release unlocked lock"):
+        in_threads(lambda _: ended.append(go_on.wait(30)), items(), workers=2)
+    assert ended == []
+    go_on.set()

@@ -10,6 +10,7 @@ from mlenv.cli.command import Context, ExitStatus, UsageError
 from mlenv.cli.parser import parse
 from mlenv.cli.printer import Printer
 from mlenv.errors import MlenvError
+from mlenv.threads import interrupted
 
 #: How many more objects have to be there before garbage is looked for.
 _GARBAGE: Final = 50_000
@@ -43,15 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Nobody reads any more. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitStatus.PIPE
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - this is the edge; nothing above would say it better
+        if not interrupted(error):
+            return report(error, printer)
         printer.error("interrupted")
         if own:
             # Threads may wait for a server that sends nothing. What they leave behind is swept up as after a kill.
             sys.stdout.flush()
             os._exit(ExitStatus.INTERRUPTED)
         return ExitStatus.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - this is the edge; nothing above would say it better
-        return report(error, printer)
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from mlenv.core.wheel_archive import InvalidPackage
 from mlenv.errors import MlenvError, NotFound
 from mlenv.faults import reach
 from mlenv.service.arriving import Arriving
-from mlenv.threads import in_threads
+from mlenv.threads import in_threads, interrupted
 
 if TYPE_CHECKING:
     from mlenv.resolve.interface import Fetcher
@@ -91,7 +91,7 @@ class Artifacts:
                 raise
             bringing.result()
         except BaseException as error:
-            wait = not isinstance(error, KeyboardInterrupt)
+            wait = not interrupted(error)
             arriving.stop()
             raise
         finally:
