@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from mlenv.build.interface import Blobs
 from mlenv.core.digest import Digest
@@ -175,11 +175,12 @@ class Logs:
         Raises:
             LogNotFound: There is none.
         """
-        return self._find(id, kept).stat().st_size
+        with self._open(id, kept) as file:
+            return os.fstat(file.fileno()).st_size
 
     def read(self, id: str, kept: Digest | None = None, *, start: int = 0, limit: int = _CHUNK) -> bytes:
         """At most `limit` bytes from `start` on; empty at the end. Raises `LogNotFound`."""
-        with self._find(id, kept).open("rb") as file:
+        with self._open(id, kept) as file:
             file.seek(start)
             return file.read(limit)
 
@@ -199,10 +200,11 @@ class Logs:
         with suppress(FileNotFoundError):
             os.unlink(self.path(id))
 
-    def _find(self, id: str, kept: Digest | None) -> Path:
-        path = self.path(id)
-        if path.exists():
-            return path
-        if kept is None:
-            raise LogNotFound(id)
-        return self._blobs.path(kept)
+    def _open(self, id: str, kept: Digest | None) -> BinaryIO:
+        # NOTE: the file may go at any moment, when its blob is there.
+        try:
+            return self.path(id).open("rb")
+        except FileNotFoundError:
+            if kept is None:
+                raise LogNotFound(id) from None
+            return self._blobs.path(kept).open("rb")

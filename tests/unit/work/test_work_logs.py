@@ -166,3 +166,23 @@ def test_the_log_of_a_job_has_a_limit_too(tmp_path: Path) -> None:
     first, second, cut, said, rest = (tmp_path / "job.log").read_text().split("\n")
     assert (first, second, said, rest) == ("0123456789", "012345678", "mlenv: error: it failed", "")
     assert "the log is cut here" in cut
+
+
+def test_a_log_is_there_all_the_while_it_becomes_a_blob(logs: Logs) -> None:
+    def begin_and_forget() -> None:
+        for _ in range(2000):
+            logs.path("a").write_bytes(b"done\n")
+            logs.forget("a")
+
+    logs.path("a").write_bytes(b"done\n")
+    kept = logs.keep("a")
+    thread = threading.Thread(target=begin_and_forget)
+    thread.start()
+    sizes, texts = set[int](), set[bytes]()
+    while thread.is_alive():
+        sizes.add(logs.size("a", kept))
+        texts.add(logs.read("a", kept))
+    thread.join()
+    assert sizes <= {0, 5}
+    assert texts <= {b"", b"done\n"}
+    assert (logs.size("a", kept), logs.read("a", kept)) == (5, b"done\n")
