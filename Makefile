@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 PYTEST_OPTIONS ?=
 # The tests of a file share what is costly to start, and run in one process. Files come in the order of their names, so
 # that the quick ones, the unit tests, come last. By itself, xdist takes files of few tests last, and some of these are
-# the longest. With one process more than there are cores, all take a sixth less time, and one that waits for an end within
-# 20 s once did not see it.
+# the longest. With one process more than there are cores, all take a sixth less time, and tests with limits of
+# time have less room.
 PROCESSES ?= auto
 PYTEST := $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 

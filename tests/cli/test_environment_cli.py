@@ -398,8 +398,15 @@ def test_interrupt_is_130(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlenv.wiring.embedded.open_embedded", interrupt)
-    assert run_here("environment", "list") == Ran(130, "", "error: interrupted\n")
+    def interrupt_inside_of_threading(_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("release unlocked lock")
+
+    for each in (interrupt, interrupt_inside_of_threading):
+        monkeypatch.setattr("mlenv.wiring.embedded.open_embedded", each)
+        assert run_here("environment", "list") == Ran(130, "", "error: interrupted\n")
 
 
 def test_unusable_home_is_told(run_here: Run, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from mlenv.cli.command import Context, ExitStatus, UsageError
 from mlenv.cli.parser import parse
 from mlenv.cli.printer import Printer
 from mlenv.errors import MlenvError
-from mlenv.threads import interrupted
 
 #: How many more objects have to be there before garbage is looked for.
 _GARBAGE: Final = 50_000
@@ -45,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitStatus.PIPE
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - this is the edge; nothing above would say it better
+        # NOTE: most commands end well, and need no threads: not imported at start.
+        from mlenv.threads import interrupted
+
         if not interrupted(error):
             return report(error, printer)
         printer.error("interrupted")
