@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from operator import length_hint
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
+
+#: Seconds for which the main thread waits for others at most before it looks for a Ctrl-C, and waits again.
+#: NOTE: a signal that comes after Python looked for one, and before the system call that waits, ends no wait. Letting go of
+#: the interpreter lies between the two, which takes long where other threads want it.
+TICK: Final = 0.5
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -41,13 +46,26 @@ def in_threads(
     pool = ThreadPoolExecutor(workers, thread_name_prefix=getattr(function, "__name__", "worker"))
     wait = True
     try:
-        return list(pool.map(function, items) if order is None else _least_first(pool, function, items, order))
+        if order is None:
+            begun = [pool.submit(function, each) for each in items]
+        else:
+            begun = list(_least_first(pool, function, items, order))
+        return [result(each) for each in begun]
     except BaseException as error:
         wait = not interrupted(error)
         stop()
         raise
     finally:
         pool.shutdown(wait, cancel_futures=True)
+
+
+def result(future: "Future[_Result]") -> _Result:
+    """What it gives or raises, once it is done; a Ctrl-C that comes meanwhile is never missed."""
+    from concurrent.futures import wait
+
+    while not future.done():
+        wait((future,), TICK)
+    return future.result()
 
 
 def interrupted(error: BaseException) -> bool:
@@ -65,14 +83,10 @@ def interrupted(error: BaseException) -> bool:
 
 def _least_first(
     pool: "Executor", function: Callable[[_Item], _Result], items: Iterable[_Item], order: Callable[[_Item], int]
-) -> Iterator[_Result]:
+) -> "Iterator[Future[_Result]]":
     from queue import PriorityQueue
 
     came: PriorityQueue[tuple[int, int, _Item]] = PriorityQueue()
-
-    def coming() -> Iterator[None]:
-        for number, item in enumerate(items):
-            came.put((order(item), number, item))
-            yield None
-
-    return pool.map(lambda _: function(came.get_nowait()[-1]), coming())
+    for number, item in enumerate(items):
+        came.put((order(item), number, item))
+        yield pool.submit(lambda: function(came.get_nowait()[-1]))

@@ -1,9 +1,10 @@
-from collections.abc import Iterator
-from threading import Event
+from collections.abc import Callable, Iterator
+from threading import Condition, Event
 
 import pytest
+from support.interrupting import ends_by_interrupt
 
-from mlenv.threads import in_threads
+from mlenv.threads import in_threads, result
 
 
 def test_results_are_in_the_order_of_the_items() -> None:
@@ -75,3 +76,13 @@ def test_an_interrupt_in_the_middle_of_starting_a_thread_waits_for_none() -> Non
         in_threads(lambda _: ended.append(go_on.wait(30)), items(), workers=2)
     assert ended == []
     go_on.set()
+
+
+@pytest.mark.parametrize("order", [None, abs])
+def test_an_interrupt_that_wakes_nothing_up_is_seen_all_the_same(order: Callable[[int], int] | None) -> None:
+    go_on = Event()
+
+    def wait() -> None:
+        in_threads(lambda _: go_on.wait(60), [1, 2], workers=2, order=order)
+
+    assert ends_by_interrupt(wait, Condition.wait.__code__, result.__code__, end=go_on.set)

@@ -2,16 +2,18 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 from mlenv.build.interface import Incomplete
 from mlenv.core.layer import Sized
+from mlenv.threads import TICK
 
 #: How many pieces of one package may have come before they are looked at.
 _AHEAD: Final = 4
 
 _Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
 
 
 class Arriving:
@@ -81,7 +83,7 @@ class Arriving:
         threading.Thread(target=reading, name="download", daemon=True).start()
         try:
             while True:
-                piece = None if self.stopped else read.get()
+                piece = None if self.stopped else _next(read)
                 if self.stopped:
                     raise Incomplete
                 if piece is None:
@@ -104,7 +106,16 @@ class Arriving:
                 while not (whole := [key for key, those in waiting.items() if those.isdisjoint(self._missing)]):
                     if self._failed or self.stopped:
                         return
-                    self._changed.wait()
+                    self._changed.wait(TICK)
             for key in whole:
                 del waiting[key]
             yield from whole
+
+
+def _next(read: "SimpleQueue[_Item]") -> _Item:
+    """What comes next; a Ctrl-C that comes meanwhile is never missed."""
+    while True:
+        try:
+            return read.get(timeout=TICK)
+        except Empty:
+            continue

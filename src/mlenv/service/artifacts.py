@@ -13,7 +13,7 @@ from mlenv.core.wheel_archive import InvalidPackage
 from mlenv.errors import MlenvError, NotFound
 from mlenv.faults import reach
 from mlenv.service.arriving import Arriving
-from mlenv.threads import in_threads, interrupted
+from mlenv.threads import in_threads, interrupted, result
 
 if TYPE_CHECKING:
     from mlenv.resolve.interface import Fetcher
@@ -87,9 +87,9 @@ class Artifacts:
             try:
                 yield arriving
             except Incomplete:
-                bringing.result()
+                result(bringing)
                 raise
-            bringing.result()
+            result(bringing)
         except BaseException as error:
             wait = not interrupted(error)
             arriving.stop()
