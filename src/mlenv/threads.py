@@ -44,12 +44,12 @@ def in_threads(
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix=getattr(function, "__name__", "worker"))
-    wait = True
+    wait, begun = True, list["Future[_Result]"]()
     try:
         if order is None:
-            begun = [pool.submit(function, each) for each in items]
+            begun += [pool.submit(function, each) for each in items]
         else:
-            begun = list(_least_first(pool, function, items, order))
+            begun += _least_first(pool, function, items, order)
         return [result(each) for each in begun]
     except BaseException as error:
         wait = not interrupted(error)
@@ -57,6 +57,8 @@ def in_threads(
         raise
     finally:
         pool.shutdown(wait, cancel_futures=True)
+        # An error holds this frame, and each of them an error: what they hold open would stay so until a collection.
+        begun.clear()
 
 
 def result(future: "Future[_Result]") -> _Result:
@@ -65,7 +67,10 @@ def result(future: "Future[_Result]") -> _Result:
 
     while not future.done():
         wait((future,), TICK)
-    return future.result()
+    try:
+        return future.result()
+    finally:
+        del future
 
 
 def interrupted(error: BaseException) -> bool:
