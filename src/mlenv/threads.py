@@ -50,14 +50,18 @@ def in_threads(
             begun += [pool.submit(function, each) for each in items]
         else:
             begun += _least_first(pool, function, items, order)
-        return [result(each) for each in begun]
+        begun.reverse()
+        made: list[_Result] = []
+        # None that is done is kept: an error holds this frame, and what it holds open would stay so until a collection.
+        while begun:
+            made.append(result(begun.pop()))
+        return made
     except BaseException as error:
         wait = not interrupted(error)
         stop()
         raise
     finally:
         pool.shutdown(wait, cancel_futures=True)
-        # An error holds this frame, and each of them an error: what they hold open would stay so until a collection.
         begun.clear()
 
 
