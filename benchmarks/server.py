@@ -2,7 +2,8 @@
 A server under 16 clients: how long `get`, one page of `list`, and `create` take, and whether that grows with the store.
 
 The rows are loaded straight into the database. Each client is a process of its own with one kept-alive connection, and
-asks again as soon as it has an answer. Server and clients share this machine's cores.
+asks again as soon as it has an answer. Server and clients share this machine's cores. Each operation is asked of
+`benchmarks.server_peer`, too, right after, over the same rows.
 """
 
 import argparse
@@ -12,10 +13,13 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from multiprocessing.queues import Queue
 from pathlib import Path
 from random import Random
@@ -24,9 +28,11 @@ from typing import Any, Final
 from sqlalchemy import create_engine, insert, text
 
 from benchmarks.measure import descendants, processor_seconds
+from benchmarks.server_peer import DATABASE
 from benchmarks.serving import serving
 from mlenv.core.digest import Digest
 from mlenv.core.spec import Requirement, Spec, canonical_json
+from mlenv.server.tls import ensure
 from mlenv.store import tables
 from mlenv.store.postgresql import parse_url
 from mlenv.wiring.hosted import Hosted
@@ -54,6 +60,7 @@ class Figure:
     One operation, per request in milliseconds.
 
     Attributes:
+        contender: Whose answers they were: mlenv's, or the peer's.
         p50, p99: Latency.
         rate: How many were answered in a second.
         server, database, clients: Processor time. Unlike latency, what else the machine does hardly changes it.
@@ -61,6 +68,7 @@ class Figure:
 
     operation: str
     versions: int
+    contender: str
     p50: float
     p99: float
     rate: float
@@ -85,19 +93,34 @@ def run(arguments: argparse.Namespace) -> None:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="mlenv-benchmark-") as scratch:
         small, large = arguments.small // 10, arguments.environments
-        with _serving(Path(scratch) / "home", arguments) as server:
+        with (
+            _serving(Path(scratch) / "home", arguments) as server,
+            _serving_peer(server, Path(scratch) / "peer.log", arguments) as peer,
+        ):
             _fill(server.url_of_database, 0, small)
-            figures += _measure(server, arguments, small)
+            figures += _measure([server, peer], arguments, small)
             _fill(server.url_of_database, small, large)
-            figures += _measure(server, arguments, large)
+            figures += _measure([server, peer], arguments, large)
     kind = "PostgreSQL" if arguments.database else "SQLite"
     print(f"{kind}, {arguments.clients} clients, {os.cpu_count()} cores\n")
-    columns = ("", "versions", "p50 ms", "p99 ms", "a second", "server ms", "database ms", "clients ms")
+    columns = (
+        "",
+        "versions",
+        "",
+        "p50 ms",
+        "p99 ms",
+        "a second",
+        "server ms",
+        "database ms",
+        "clients ms",
+        "p50, times",
+    )
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for each in figures:
-        latency = f"{each.p50:.1f} | {each.p99:.1f} | {each.rate:.0f}"
-        processor = f"{each.server:.2f} | {each.database:.2f} | {each.clients:.2f}"
-        print(f"| {each.operation} | {each.versions} | {latency} | {processor} |")
+    for ours, peers in zip(figures[::2], figures[1::2], strict=True):
+        for each in (ours, peers):
+            latency = f"{each.p50:.1f} | {each.p99:.1f} | {each.rate:.0f}"
+            processor = f"{each.server:.2f} | {each.database:.2f} | {each.clients:.2f} | {each.p50 / ours.p50:.2f}"
+            print(f"| {each.operation} | {each.versions} | {each.contender} | {latency} | {processor} |")
     _RESULTS.mkdir(exist_ok=True)
     target = _RESULTS / f"server-{kind.lower()}.json"
     target.write_text(json.dumps([asdict(each) for each in figures], indent=2) + "\n")
@@ -167,6 +190,7 @@ def _version(number: int, version: int) -> tuple[dict[str, Any], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Server:
+    name: str
     host: str
     port: int
     token: str
@@ -188,7 +212,7 @@ def _serving(home: Path, arguments: argparse.Namespace) -> Iterator[_Server]:
     with serving(home, *flags, database=arguments.database) as served:
         host, _, port = served.url.rpartition("//")[2].rpartition(":")
         authority = home / "keys" / "ca.pem" if arguments.tls else None
-        server = _Server(host, int(port), served.token, url, authority, served.process)
+        server = _Server("mlenv", host, int(port), served.token, url, authority, served.process)
         # It says where it serves before its processes are ready.
         with _connect(server) as connection:
             connection.sendall(_get(server, ""))
@@ -196,22 +220,56 @@ def _serving(home: Path, arguments: argparse.Namespace) -> Iterator[_Server]:
         yield server
 
 
+@contextlib.contextmanager
+def _serving_peer(server: _Server, log: Path, arguments: argparse.Namespace) -> Iterator[_Server]:
+    """The peer over the same database, with as many processes, and the same certificate."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "benchmarks.server_peer", "--port", str(port)]
+    command += ["--processes", str(arguments.processes or os.cpu_count())]
+    if server.authority is not None:
+        made = ensure(server.authority.parent, ["127.0.0.1"], now=datetime.now(UTC))
+        command += ["--certificate", str(made.certificate), "--key", str(made.key)]
+    with log.open("wb") as err:
+        process = subprocess.Popen(command, env={**os.environ, DATABASE: server.url_of_database}, stderr=err)
+        try:
+            peer = replace(server, name="plain FastAPI", host="127.0.0.1", port=port, process=process.pid)
+            deadline = time.monotonic() + 60
+            while True:
+                with contextlib.suppress(ConnectionRefusedError), _connect(peer) as connection:
+                    connection.sendall(_get(peer, ""))
+                    _answer(connection)
+                    break
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the peer did not start:\n{log.read_text(errors='replace')}")
+                time.sleep(0.05)
+            yield peer
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
 # The clients.
 
 
-def _measure(server: _Server, arguments: argparse.Namespace, environments: int) -> list[Figure]:
-    operations: dict[str, Callable[[Random], bytes]] = {
-        "get": lambda random: _get(
+def _measure(servers: Sequence[_Server], arguments: argparse.Namespace, environments: int) -> list[Figure]:
+    """Each operation of one server right after the other, since a machine's speed moves."""
+    operations: dict[str, Callable[[_Server, Random], bytes]] = {
+        "get": lambda server, random: _get(
             server, f"/bench-{random.randrange(environments):06}/versions/{random.randint(1, 10)}"
         ),
-        "list environments, one page (50)": lambda random: _get(server, ""),
-        "list versions, one page (10)": lambda random: _get(
+        "list environments, one page (50)": lambda server, _: _get(server, ""),
+        "list versions, one page (10)": lambda server, random: _get(
             server, f"/bench-{random.randrange(environments):06}/versions"
         ),
-        "create": lambda random: _post(server, f"new-{random.getrandbits(40)}"),
-        "create a further version": lambda random: _post(server, f"bench-{random.randrange(environments):06}"),
+        "create": lambda server, random: _post(server, f"new-{random.getrandbits(40)}"),
+        "create a further version": lambda server, random: _post(server, f"bench-{random.randrange(environments):06}"),
     }
-    return [_operation(name, make, server, arguments, environments * 10) for name, make in operations.items()]
+    return [
+        _operation(name, functools.partial(make, server), server, arguments, environments * 10)
+        for name, make in operations.items()
+        for server in servers
+    ]
 
 
 def _get(server: _Server, path: str) -> bytes:
@@ -269,7 +327,7 @@ def _operation(
     each_of = 1000 / max(1, len(seconds))
     in_server, in_database = ((late - early) * each_of for early, late in zip(before, after, strict=True))
     rate = len(seconds) / arguments.seconds
-    return Figure(name, versions, p50 * 1000, p99 * 1000, rate, in_server, in_database, own * each_of)
+    return Figure(name, versions, server.name, p50 * 1000, p99 * 1000, rate, in_server, in_database, own * each_of)
 
 
 def _processor(server: _Server) -> tuple[float, float]:
