@@ -1,5 +1,6 @@
 """Where the command line begins and ends: parse, run, and say what went wrong, in one place."""
 
+import atexit
 import gc
 import os
 import sys
@@ -29,7 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # NOTE: imports make many objects, of which none becomes garbage. Looking for it after every 700 of them takes longer
     # than a tenth of a short command.
     gc.set_threshold(_GARBAGE)
-    own, arguments = arguments is None, sys.argv[1:] if arguments is None else arguments
+    if arguments is not None:
+        return _report(arguments, own=False)
+    status = _report(sys.argv[1:], own=True)
+    _leave(status)
+    return status
+
+
+def _report(arguments: Sequence[str], *, own: bool) -> int:
+    """The exit status of a command line, after everything was said. Args: own: Whether it is the whole process's."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -55,6 +64,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             os._exit(ExitStatus.INTERRUPTED)
         return ExitStatus.INTERRUPTED
+
+
+def _leave(status: int) -> None:
+    """
+    End the process, unless there is more for it to do than to be taken apart.
+
+    NOTE: Python frees each module and object at its end, for as long as a fifth of a short command takes. The kernel takes
+    all of it at once.
+    """
+    threading = sys.modules.get("threading")
+    waited_for = threading is not None and any(
+        not each.daemon for each in threading.enumerate() if each is not threading.main_thread()
+    )
+    # Profilers and debuggers write down what they saw after this.
+    if waited_for or sys.getprofile() is not None or sys.gettrace() is not None:
+        return
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        # Python says so in its own way.
+        return
+    os._exit(status)
 
 
 def _run(arguments: Sequence[str]) -> int:
