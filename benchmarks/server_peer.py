@@ -36,7 +36,9 @@ _SAME_SPEC: Final = (specs.c.workspace == versions.c.workspace) & (
 def make() -> FastAPI:
     """The application, for a process of uvicorn."""
     app, url = FastAPI(), os.environ[DATABASE]
-    engine = create_engine(url, pool_size=16, max_overflow=32)
+    # SQLite lets those that wait for a lock in by chance: whom it passes over waits for longer than the usual five seconds.
+    waits = {"timeout": 60} if url.startswith("sqlite") else {}
+    engine = create_engine(url, pool_size=16, max_overflow=32, connect_args=waits)
     if engine.dialect.name == "sqlite":
         # As SQLAlchemy's documentation has it: the driver begins no transaction, so that a writing one can be one at once.
         event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
