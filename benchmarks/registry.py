@@ -3,9 +3,8 @@ Pull and push of blobs from this server's `/v2/`, beside Debian's `docker-regist
 
 Each round begins with empty stores, and takes both servers row by row. One client moves all blobs of a kind; of 32
 clients, each moves all of the small ones, or one large one (of a quarter of the size when pushing). mlenv finds out for
-every request who asks and what they may; docker-registry lets everybody in. mlenv has a blob on disk for good before it
-acknowledges it; docker-registry leaves that to the kernel: what this still takes is measured for both, and each push
-has a second ratio with it.
+every request who asks and what they may; docker-registry lets everybody in. Both wait for the disk before they acknowledge a
+blob.
 """
 
 import argparse
@@ -44,14 +43,12 @@ class Contender:
 
     Attributes:
         figures: By row, one per round: blobs a second, or bytes a second.
-        durable: The same until all is on disk for good.
         memory: By row, one per round: proportional bytes of its processes together, at their peak.
         cipher: What it agreed on with a client; empty without TLS.
     """
 
     name: str
     figures: dict[str, list[float]] = field(default_factory=dict)
-    durable: dict[str, list[float]] = field(default_factory=dict)
     memory: dict[str, list[float]] = field(default_factory=dict)
     cipher: str = ""
 
@@ -188,25 +185,19 @@ def _measure(row: Row, contender: Contender, target: Target) -> None:
     os.sync()
     sampler = Sampler(target.pid)
     seconds = together(target, row.clients, row.work)
-    acknowledged = time.monotonic()
-    os.sync()
-    durable = seconds + time.monotonic() - acknowledged
     contender.memory.setdefault(row.name, []).append(sampler.stop())
     contender.figures.setdefault(row.name, []).append(row.amount / seconds)
-    contender.durable.setdefault(row.name, []).append(row.amount / durable)
 
 
 def _table(contenders: list[Contender]) -> None:
-    print("| | " + " | ".join(f"{each.name} | memory MB" for each in contenders) + " | ratio | on disk |")
-    print("|---" * (2 * len(contenders) + 3) + "|")
+    print("| | " + " | ".join(f"{each.name} | memory MB" for each in contenders) + " | ratio |")
+    print("|---" * (2 * len(contenders) + 2) + "|")
     for row in contenders[0].figures:
         unit, name = (1e6, "MB/s") if " MB" in row else (1, "blobs/s")
         values = [median(each.figures[row]) / unit for each in contenders]
         memory = [median(each.memory[row]) / 1e6 for each in contenders]
         cells = [f"{value:,.0f} {name} | {held:.0f}" for value, held in zip(values, memory, strict=True)]
-        pushed = [median(each.durable[row]) for each in contenders]
-        on_disk = f"{pushed[0] / pushed[-1]:.2f}" if row.startswith("push") else ""
-        print(f"| {row} | {' | '.join(cells)} | {values[0] / values[-1]:.2f} | {on_disk} |")
+        print(f"| {row} | {' | '.join(cells)} | {values[0] / values[-1]:.2f} |")
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """The body of a request that pushes a blob, as it comes in."""
 
 import re
-from typing import Final
+from typing import Final, TypeAlias
 
 from starlette.requests import ClientDisconnect
 
 from mlenv.core.repositories import ChunkOutOfOrder, WrongLength
 from mlenv.server.large_bodies import EXTENSION, Buffers
 from mlenv.server.oci.answers import Asked
+
+#: What has come, in pieces that are given back when they are not needed any more.
+Batch: TypeAlias = list[bytes | memoryview]
 
 #: A chunk's place (distribution-spec, "Pushing a blob in chunks"): no unit before it, no length behind it.
 _PLACE: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
@@ -25,14 +28,14 @@ class Body:
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
-        self._taken: list[bytes | memoryview] = []
+        self._taken: Batch = []
         self._buffers: Buffers | None = (asked.scope.get("extensions") or {}).get(EXTENSION)
         self.whole = False
         self._said = asked.header(b"content-range")
         match = _PLACE.fullmatch(self._said) if self._said is not None else None
         self._first, self._last = (int(match[1]), int(match[2])) if match else (-1, -1)
 
-    async def batch(self) -> list[bytes | memoryview]:
+    async def batch(self) -> Batch:
         """What comes next, a megabyte or so, to be given back with `release`. Raises `ClientDisconnect`."""
         if self._buffers is not None:
             self._buffers.begin()
@@ -47,13 +50,13 @@ class Body:
             self.whole = not message.get("more_body", False)
         return self.taken()
 
-    def release(self, batch: list[bytes | memoryview]) -> None:
+    def release(self, batch: Batch) -> None:
         """Say that a batch is not needed any more, so that its memory may be used again."""
         if self._buffers is not None:
             for each in batch:
                 self._buffers.release(each)
 
-    def taken(self) -> list[bytes | memoryview]:
+    def taken(self) -> Batch:
         """What has come since it was last asked."""
         taken, self._taken = self._taken, []
         return taken

@@ -19,9 +19,10 @@ from mlenv.core.repositories import (
     WrongLength,
 )
 from mlenv.server.oci.answers import Answer, Asked, header
-from mlenv.server.oci.bodies import Body
+from mlenv.server.oci.bodies import Batch, Body
 from mlenv.server.oci.door import Door
 from mlenv.server.oci.errors import MethodNotAllowed, refusal
+from mlenv.server.oci.writing import Writing
 from mlenv.server.threads import Threads
 from mlenv.service.repositories import Repositories, Upload
 
@@ -154,28 +155,27 @@ class _Receiving:
             return size
         return await self._stream(await self.uploading.opened(self._open, self._begun), first)
 
-    async def _stream(self, upload: Upload, batch: list[bytes | memoryview]) -> int:
-        """Write one batch while the next comes in."""
+    async def _stream(self, upload: Upload, batch: Batch) -> int:
+        """Write what has come while more comes in."""
         threads = self.uploading.threads
+        writing = Writing(threads, upload.write, self.body.release)
         try:
             while not self.body.whole:
-                writing = asyncio.ensure_future(threads.run(upload.write, batch))
-                try:
-                    following = await self.body.batch()
-                finally:
-                    await writing
-                self.body.release(batch)
-                batch = following
+                await writing.put(batch)
+                batch = await self.body.batch()
+            await writing.all()
             size = await threads.run(self._end, upload, batch)
             self.body.release(batch)
             return size
         except ClientDisconnect:
             # What has come is kept: the client may go on with it.
+            await writing.all()
             await threads.run(upload.write, self.body.taken())
             if self.id is None:
                 await threads.run(upload.cancel)
             raise
         finally:
+            await writing.end()
             await threads.run(upload.close)
 
     def _open(self) -> Upload:
@@ -191,7 +191,7 @@ class _Receiving:
             raise
         return upload
 
-    def _at_once(self, upload: Upload, batch: list[bytes | memoryview]) -> int:
+    def _at_once(self, upload: Upload, batch: Batch) -> int:
         try:
             self._begin(upload)
             return self._end(upload, batch)
@@ -203,7 +203,7 @@ class _Receiving:
         self.body.check_place(self._start)
         upload.expect(SHA256 if self.digest is None else self.digest.algorithm)
 
-    def _end(self, upload: Upload, batch: list[bytes | memoryview]) -> int:
+    def _end(self, upload: Upload, batch: Batch) -> int:
         upload.write(batch)
         try:
             self.body.check_length(upload.size - self._start)
