@@ -10,10 +10,8 @@ blob.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,6 +23,7 @@ from benchmarks.engines import clear, registry
 from benchmarks.measure import Sampler, median
 from benchmarks.registry_change import Sent, one_package_changed
 from benchmarks.registry_client import Client, Target, make_blobs, together
+from benchmarks.serving import serving
 from mlenv.server.tls import ensure
 
 HELP = "pull and push of blobs: this server and docker-registry"
@@ -203,34 +202,11 @@ def _table(contenders: list[Contender]) -> None:
 @contextmanager
 def _mlenv(scratch: Path, arguments: argparse.Namespace, tls: bool) -> Iterator[Target]:
     scratch.mkdir()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLENV_")}
-    environment |= {"MLENV_HOME": str(scratch / "home")}
-    command = [sys.executable, "-m", "mlenv", "server", "start", "--port", "0", "--workers", "0"]
-    command += ["--processes", str(arguments.processes), *([] if tls else ["--insecure-http"])]
-    log = scratch / "server.log"
-    with (
-        log.open("wb") as err,
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=err) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            token = process.stdout.readline().decode().strip()
-            host, _, port = _address(process, log).rpartition("//")[2].rpartition(":")
-            authority = scratch / "home/keys/ca.pem" if tls else None
-            yield Target("mlenv", host, int(port), token, authority, process.pid)
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_text(errors="replace").splitlines():
-            if line.startswith("serving at "):
-                return line.removeprefix("serving at ").strip()
-        time.sleep(0.05)
-    raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
+    home = scratch / "home"
+    flags = ["--workers", "0", "--processes", str(arguments.processes), *([] if tls else ["--insecure-http"])]
+    with serving(home, *flags) as served:
+        host, _, port = served.url.rpartition("//")[2].rpartition(":")
+        yield Target("mlenv", host, int(port), served.token, home / "keys/ca.pem" if tls else None, served.process)
 
 
 @contextmanager
