@@ -31,13 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # than a tenth of a short command.
     gc.set_threshold(_GARBAGE)
     if arguments is not None:
-        return _report(arguments, own=False)
-    status = _report(sys.argv[1:], own=True)
+        return _status(arguments, own=False)
+    status = _status(sys.argv[1:], own=True)
     _leave(status)
     return status
 
 
-def _report(arguments: Sequence[str], *, own: bool) -> int:
+def _status(arguments: Sequence[str], *, own: bool) -> int:
     """The exit status of a command line, after everything was said. Args: own: Whether it is the whole process's."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

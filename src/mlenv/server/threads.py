@@ -64,6 +64,11 @@ class Threads:
         # Threads, and calls that have not ended.
         self._started = self._open = 0
 
+    @property
+    def crowded(self) -> bool:
+        """Whether calls wait for a thread."""
+        return self._open > self._most
+
     async def run(self, work: Callable[..., T], /, *arguments: object, **named: object) -> T:
         """Call it in a thread. If the request is cancelled meanwhile, the call ends all the same before this does."""
         each = _Work(work, arguments, named)

@@ -91,6 +91,32 @@ def test_it_holds_no_thread_while_nothing_comes() -> None:
     _run(work)
 
 
+def test_who_waits_for_a_thread_gets_it_after_one_batch() -> None:
+    begun, go_on, order = asyncio.Event(), Event(), list[bytes]()
+
+    async def work() -> None:
+        loop, threads = asyncio.get_running_loop(), Threads(1)
+
+        def write(batch: Batch) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            assert go_on.wait(_LIMIT)
+            order.extend(map(bytes, batch))
+
+        writing = Writing(threads, write, lambda _: None)
+        await writing.put([b"1"])
+        await writing.put([b"2"])
+        await begun.wait()
+        other = asyncio.ensure_future(threads.run(order.append, b"another request"))
+        await asyncio.sleep(0)
+        go_on.set()
+        # It is not over when the thread was only given away.
+        await writing.end()
+        await other
+        assert order == [b"1", b"another request", b"2"]
+
+    _run(work)
+
+
 def test_after_one_that_failed_none_is_written_or_released() -> None:
     tried, released = list[Batch](), list[Batch]()
 

@@ -17,7 +17,7 @@ class Writing:
     """
     Batches that are written one after the other. A thread that is done with one goes on with the next by itself: to
     be given it by the event loop, which is busy receiving, would take longer than a tenth of hashing and writing it. It holds no
-    thread while nothing has come.
+    thread while nothing has come, and lets others have it after each batch if there are too few.
 
     Args:
         write: Writes one, in a thread.
@@ -45,7 +45,7 @@ class Writing:
             self._waiting.append((batch, written))
             begin, self._busy = not self._busy, True
         if begin:
-            self._thread = asyncio.ensure_future(self._threads.run(self._all_that_wait))
+            self._begin()
 
     async def all(self) -> None:
         """Wait until all are written. Raises what `write` raised for the first that was not."""
@@ -54,11 +54,14 @@ class Writing:
 
     async def end(self) -> None:
         """Wait until no thread is at it, whatever comes of it."""
-        if self._thread is not None:
+        while self._thread is not None and not self._thread.done():
             await asyncio.wait([self._thread])
         for each in self._open:
             if not each.cancel() and not each.cancelled():
                 each.exception()
+
+    def _begin(self) -> None:
+        self._thread = asyncio.ensure_future(self._threads.run(self._all_that_wait))
 
     def _all_that_wait(self) -> None:
         while True:
@@ -73,6 +76,9 @@ class Writing:
                 except BaseException as error:  # noqa: BLE001 - whoever waits is told
                     self._error = error
             self._loop.call_soon_threadsafe(self._settle, batch, written, self._error)
+            if self._threads.crowded:
+                self._loop.call_soon_threadsafe(self._begin)
+                return
 
     def _settle(self, batch: Batch, written: "asyncio.Future[None]", error: BaseException | None) -> None:
         if error is None:
