@@ -209,6 +209,20 @@ def test_a_script_without_a_first_line_is_the_shells(tmp_path: Path) -> None:
     assert run_command([str(script)], environment=dict(os.environ)) == Ended(9)
 
 
+def test_signals_are_ours_again_when_the_command_has_ended(tmp_path: Path) -> None:
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTSTP)
+    before = [signal.getsignal(each) for each in numbers]
+    orphan = tmp_path / "orphan"
+    orphan.write_text(f"#!{tmp_path}/no-interpreter\n")
+    orphan.chmod(0o755)
+    with pytest.raises(CommandNotRunnable):
+        run_command([str(orphan)], environment={})
+    assert [signal.getsignal(each) for each in numbers] == before
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    # Another thread may have been given the child's end, and not have come to it: see `_catching`.
+    assert callable(signal.getsignal(signal.SIGCHLD))
+
+
 def test_bare_names_are_found_on_the_given_path(tmp_path: Path) -> None:
     tool = tmp_path / "tool"
     tool.write_text("#!/bin/sh\npwd > where\n")

@@ -194,7 +194,11 @@ if sys.platform != "win32":
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for each, handler in handlers.items():
-                signal.signal(each, handler if handler is not None else signal.SIG_DFL)
+                # NOTE: if there was none for SIGCHLD, ours stays, which does nothing. The kernel may have given the
+                # signal to another thread that has not come to run it yet, and Python complains of a signal whose
+                # handler is gone by then.
+                if each != signal.SIGCHLD or callable(handler):
+                    signal.signal(each, handler if handler is not None else signal.SIG_DFL)
 
     def _spawn(path: str, command: Sequence[str], environment: Mapping[str, str], directory: Path | None) -> int:
         """Start the command with no signal blocked. `posix_spawn` runs no Python between fork and exec."""
