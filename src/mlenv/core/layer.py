@@ -10,8 +10,9 @@ from mlenv.core.digest import Digest
 from mlenv.core.lock import Artifact, Lock, LockedPackage
 from mlenv.core.spec import canonical_json
 
-#: Changes whenever the bytes of a layer could, so that layers made by an older recipe are not taken for new ones.
-RECIPE: Final = 2
+#: Changes whenever the bytes of a layer could, or which packages share one, so that nothing made by an older recipe is taken
+#: for something new.
+RECIPE: Final = 3
 #: Where the environment lives in every image.
 PREFIX: Final = "/opt/env"
 #: The time stamp of every file: 2020-01-01T00:00:00Z, in seconds. Not 0, which zip and some tools can't hold.
@@ -20,7 +21,7 @@ MTIME: Final = 1577836800
 HEAVY: Final = 4_000_000
 #: The others share buckets, chosen by a hash of the name: those of at least so many bytes, in so many buckets. A change
 #: of a small package, which is the most frequent one, makes a small layer anew.
-BUCKETS: Final = ((400_000, 3), (0, 6))
+BUCKETS: Final = ((400_000, 3), (100_000, 4), (0, 4))
 #: If more wheels than this are heavy, they share as many buckets: overlay file systems stop at 127 layers.
 HEAVY_LIMIT: Final = 64
 
