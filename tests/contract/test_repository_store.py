@@ -1,10 +1,10 @@
 """What every `service.repositories.RepositoryStore` must do: one suite over SQLite and PostgreSQL."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.audit import Author
 from mlenv.core.digest import Digest

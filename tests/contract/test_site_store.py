@@ -1,9 +1,9 @@
 """What every `service.interface.SiteStore` must do: one suite over SQLite and PostgreSQL."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.access import EVERYWHERE, LastAdministrator, Principal, PrincipalExists, PrincipalNotFound, Role
 from mlenv.core.audit import GENESIS, Author, find_breaks

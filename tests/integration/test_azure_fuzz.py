@@ -138,7 +138,7 @@ def test_no_request_makes_the_server_fail(server: InProcess, routes: list[tuple[
     met: set[int] = set()
 
     @settings(
-        max_examples=200,
+        max_examples=120,
         deadline=None,
         database=None,
         phases=[Phase.generate, Phase.shrink],

@@ -22,6 +22,7 @@ _FUNCTION = """CREATE FUNCTION note_ending() RETURNS trigger AS
 'BEGIN INSERT INTO endings (id) VALUES (NEW.id); RETURN NEW; END' LANGUAGE plpgsql"""
 #: Seconds in which another worker must have gone on.
 RESUMED = 30.0
+#: How many builds wait at once, over PostgreSQL; over SQLite, where no other process makes it harder, a quarter of them.
 MANY = 1000
 
 
@@ -92,9 +93,10 @@ def test_a_worker_that_leaves_hands_its_build_over_at_once(site: BuildSite) -> N
 
 def test_a_thousand_queued_builds_survive_every_process_and_each_ends_once(site: BuildSite) -> None:
     services, now = site.services, datetime.now(UTC)
+    many = MANY if site.url is not None else MANY // 4
     first = site.version("train0", "alpha")
     lock = services.locking.lock(first, AMD64, progress=Silent())
-    versions = [first, *(site.version(f"train{number}", "alpha") for number in range(1, MANY))]
+    versions = [first, *(site.version(f"train{number}", "alpha") for number in range(1, many))]
     for each in versions[1:]:
         services.registry.add_lock(each.name, each.version, AMD64, lock.digest, now=now)
     builds = [services.builds.request(each, AMD64) for each in versions]
@@ -103,25 +105,25 @@ def test_a_thousand_queued_builds_survive_every_process_and_each_ends_once(site:
     built = services.building.build(first, AMD64, compression=Compression.GZIP, recorded=False, progress=Silent())
     _count_endings(site)
 
-    for enough in (MANY // 5, MANY // 2):
+    for enough in (many // 5, many // 2):
         workers = [site.worker(workers=16), site.worker(workers=16)]
-        until(partial(_has_ended, site, enough), f"not {enough} ended", 120, site)
+        until(partial(_has_ended, site, many, enough), f"not {enough} ended", 120, site)
         for worker in workers:
             kill(worker)
-    assert not _has_ended(site, MANY), "all was done before the last worker died"
+    assert not _has_ended(site, many, many), "all was done before the last worker died"
     site.worker(workers=16)
-    until(partial(_has_ended, site, MANY), "not all ended", 180, site)
+    until(partial(_has_ended, site, many, many), "not all ended", 180, site)
 
     for build in builds:
         ended = site.builds.get(build.id)
         assert (ended.status, ended.image) == (BuildStatus.SUCCEEDED, built.image.manifest.digest)
     endings = _endings(site)
-    assert len(endings) == MANY
+    assert len(endings) == many
     assert set(Counter(endings).values()) == {1}, "a build ended more than once"
 
 
-def _has_ended(site: BuildSite, count: int) -> bool:
-    return MANY - sum(site.hosted.build_states().values()) >= count
+def _has_ended(site: BuildSite, many: int, count: int) -> bool:
+    return many - sum(site.hosted.build_states().values()) >= count
 
 
 def _count_endings(site: BuildSite) -> None:

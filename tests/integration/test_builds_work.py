@@ -5,11 +5,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.builds import AMD64, BuildSite, address, alive, children_of, make_site, services_of, until
 
 from mlenv.core.digest import Digest

@@ -1,17 +1,18 @@
 """Conda packages solved by py-rattler in its own process, over channels on loopback, and how failures are told."""
 
+import dataclasses
 import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.conda_channel import CondaChannels, serve_channels
 from support.conda_packages import interpreter, make_package, program_package, python_package
 
@@ -389,7 +390,7 @@ def test_mirrors_stand_in_for_a_channel(tmp_path: Path) -> None:
 def test_what_a_channel_says_wrongly(tmp_path: Path, record: dict[str, Any], said: str) -> None:
     with serve_channels(CondaChannels(sharded=False)) as served:
         package = make_package("num")
-        served.add("main", replace(package, record={**package.record, **record}))
+        served.add("main", dataclasses.replace(package, record={**package.record, **record}))
         # The record lies; the place is what it was.
         served.made[("main", "noarch")] = served._lists("noarch", served.channels["main"])
         with pytest.raises(UnusableRecord, match=said):

@@ -5,11 +5,11 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.tiny_base import make_tiny_base
 
 from mlenv.build.context_sandbox import BuilderFailed, BuildTooSlow, run_listening

@@ -29,7 +29,7 @@ from schemathesis.specs.openapi.checks import (
 from support.server import InProcess, in_process
 
 #: Seconds for all operations together, about.
-_TIME: Final = 50.0
+_TIME: Final = 35.0
 #: How often an operation is called, in rounds, as long as there is time. Drawing data takes longer than calling.
 _ROUND: Final = 4
 _ROUNDS: Final = 4

@@ -5,10 +5,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.oci_front import Answer, CutAnswer, CutRequest, Front, Seen, Spoil, once, run_front
 from support.oci_registry import PASSWORD, USER, OciRegistry, free_port, run_registry
 from support.token_server import REFRESH, TokenServer, run_token_server

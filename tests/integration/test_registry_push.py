@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.images import LayoutBuilder, make_image, name, platform
 from support.oci_front import run_front
 from support.oci_registry import OciRegistry, run_registry

@@ -5,11 +5,11 @@ import select
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.index import PackageIndex, serve
 
 from mlenv.core.digest import Digest, DigestMismatch

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.builds import AMD64, AUTHOR, BuildSite, make_site
 from support.index import addresses
 from support.oci_registry import OciRegistry, free_port, run_registry

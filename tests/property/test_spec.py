@@ -1,10 +1,10 @@
 """Specs: plain data and back, and a digest of what was asked for, not of how it was written."""
 
 import json
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mlenv.core.difference import describe, difference
 from mlenv.core.digest import Digest

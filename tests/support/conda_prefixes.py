@@ -1,7 +1,8 @@
 """Prefixes of conda packages on disk, as local runs have them, with the lock that they are of."""
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from mlenv.core.lock import Lock
 from mlenv.core.progress import Silent

@@ -1,8 +1,9 @@
 """Conda environment files (conda documentation, "Managing environments"), as data and as text."""
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.api.files import Read, read_text
 from mlenv.api.problems import CredentialInUrl, FileProblem, Findings, InvalidField, InvalidLine, Place
@@ -22,8 +23,7 @@ _MATCH_SPEC: Final = re.compile(
 _VERSION_KEY: Final = re.compile(r"\[.*?version\s*=\s*(['\"])(?P<version>.*?)\1.*\]")
 
 
-@dataclass(frozen=True, slots=True)
-class CondaDefinition:
+class CondaDefinition(Struct, frozen=True):
     """
     A conda file with what it says beyond packages.
 

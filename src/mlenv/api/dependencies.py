@@ -1,12 +1,11 @@
 """What a file asks to have installed, whatever kind of file it is."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mlenv.core.spec import PUBLIC, CondaFile, Requirement, Sources
 
 
-@dataclass(frozen=True, slots=True)
-class Dependencies:
+class Dependencies(Struct, frozen=True):
     """
     What is installed on top of the base, and how it is chosen. The fields are those of `core.spec.Spec`.
 

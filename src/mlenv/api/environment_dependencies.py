@@ -1,9 +1,10 @@
 """The part of the environment YAML that says what is installed: `conda_file`, `requirements`, and what goes with them."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from mlenv.api import schema
 from mlenv.api.conda import CondaDefinition, conda_from_node, parse_conda

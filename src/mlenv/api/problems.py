@@ -15,8 +15,9 @@ Several faults in one definition are one `ExceptionGroup` of these.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.redact import redact
 from mlenv.core.spec import Origin
@@ -37,8 +38,7 @@ _ALIASES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where something stands: a file as the user named it, and line and column, both from 1. A flag has no line."""
 
     file: str

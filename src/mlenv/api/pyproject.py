@@ -1,9 +1,10 @@
 """`pyproject.toml` as a definition: PEP 621 dependencies, chosen extras, and PEP 735 dependency groups."""
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
+
+import tomli
 
 from mlenv.api.dependencies import Dependencies
 from mlenv.api.problems import FileProblem, Findings, InvalidField, InvalidSyntax, MissingField, Place, nearest
@@ -30,8 +31,8 @@ _IGNORED_UV: Final = {
 def parse_toml(text: str, file: str) -> dict[str, Any]:
     """Read TOML. Raises `InvalidSyntax` with line and column."""
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         lines = text.splitlines() or [""]
         place = Place(file, int(match[1]), int(match[2])) if match else Place(file, len(lines), len(lines[-1]) + 1)

@@ -6,9 +6,10 @@ After pip's "Requirements File Format" (pip documentation, reference); each requ
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.api.files import Read, read_text, shown
 from mlenv.api.problems import Findings, InvalidLine, Place
@@ -24,8 +25,7 @@ _FILES: Final = 100
 _COMMENT: Final = re.compile(r"(^|\s+)#.*$")
 
 
-@dataclass(frozen=True, slots=True)
-class Requirements:
+class Requirements(Struct, frozen=True):
     """
     What a requirements file, or a `pip:` section, asks for.
 

@@ -7,9 +7,10 @@ what Azure's client reads by (yaml.org/type, "repository of language-independent
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from mlenv.api.files import TEXT_LIMIT
 from mlenv.api.problems import InvalidSyntax, Place
@@ -64,14 +65,13 @@ _TAGS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(Struct, frozen=True):
     """One value: its text as written, without quotes, and its type."""
 
     text: str
     kind: Kind
     place: Place
-    size: int = field(default=1, repr=False)
+    size: int = 1
 
     @property
     def true(self) -> bool:
@@ -79,23 +79,21 @@ class Scalar:
         return self.text.lower() in _TRUE
 
 
-@dataclass(frozen=True, slots=True)
-class YamlList:
+class YamlList(Struct, frozen=True):
     """A list. `size` counts all values in it, aliases followed."""
 
     items: tuple["Node", ...]
     place: Place
-    size: int = field(default=1, repr=False)
+    size: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class YamlMap:
+class YamlMap(Struct, frozen=True):
     """A mapping: its values by key, and where each key stands. `size` as in `YamlList`."""
 
     entries: Mapping[str, "Node"]
     keys: Mapping[str, Scalar]
     place: Place
-    size: int = field(default=1, repr=False)
+    size: int = 1
 
 
 Node = Scalar | YamlList | YamlMap

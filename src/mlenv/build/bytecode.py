@@ -10,11 +10,11 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 import zstandard
+from msgspec import Struct
 
 from mlenv.build.compiler import Compiler, is_compiled
 from mlenv.build.interface import Blobs, LayerCache
@@ -30,8 +30,7 @@ MEDIA_TYPE: Final = "application/vnd.mlenv.bytecode.v1+zstd"
 _TAIL: Final = struct.Struct("<QQ")
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledWheel:
+class CompiledWheel(Struct, frozen=True):
     """
     The bytecode of a wheel.
 

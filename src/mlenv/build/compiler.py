@@ -12,10 +12,11 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import IO, Final, Self
+
+from msgspec import Struct
 
 from mlenv.core.layer import PREFIX
 from mlenv.core.wheel import InstalledTree
@@ -54,8 +55,7 @@ def bytecode_path(source: str, cache_tag: str) -> str:
 _Request = tuple[str, str, int, int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(Struct, frozen=True):
     path: str
     request: _Request
 

@@ -11,6 +11,7 @@ processor; isa-l chooses its code, and so perhaps its output, by the processor.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import zlib
 from collections.abc import Iterable
 from functools import cache
@@ -62,7 +63,8 @@ class ZstdStream:
         self._out = out
         self._hash = hashlib.sha256()
         self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-        self._frame = bytearray(_FRAME)
+        # NOTE: memory that the kernel gives out as it is written to. Most layers that change do not fill a frame.
+        self._frame = mmap.mmap(-1, _FRAME)
         self._filled = 0
 
     def write(self, data: bytes) -> None:

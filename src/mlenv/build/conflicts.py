@@ -6,14 +6,13 @@ layer, as an overlay file system has it. Local runs follow the same order. The f
 written, and the listing is remembered, so that conflicts are found without opening wheels again.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import zstandard
+from msgspec import Struct, field, json
 
 from mlenv.build.interface import Blobs, LayerCache
 from mlenv.core.digest import Digest
@@ -33,8 +32,7 @@ Listed: TypeAlias = tuple[list[str], list[list[Row]]]
 _LIMIT: Final = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class PathConflict:
+class PathConflict(Struct, frozen=True):
     """Two packages that bring one path with other content. `kept` and `lost` are package names."""
 
     path: str
@@ -45,8 +43,7 @@ class PathConflict:
         return f"{self.kept} and {self.lost} both bring {self.path}, with different content: {self.kept}'s is kept"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A file of a layer: which package of the plan it is of, and what it is; None for bytecode of that package."""
 
     package: int
@@ -54,8 +51,7 @@ class Entry:
     file: InstalledFile | None
 
 
-@dataclass(slots=True)
-class Merged:
+class Merged(Struct):
     entries: dict[str, Entry] = field(default_factory=dict)
     conflicts: list[PathConflict] = field(default_factory=list)
 
@@ -96,7 +92,8 @@ def find_conflicts(
 
 def compare(names: Sequence[str], listed: Sequence[Sequence[Row]]) -> list[PathConflict]:
     """The same, of what each package brings; the one that wins last."""
-    disputed = _disputed([path for rows in listed for path, _, _ in rows])
+    if not (disputed := _disputed([path for rows in listed for path, _, _ in rows])):
+        return []
     files = [
         [InstalledFile(path, 0, digest, runs) for path, digest, runs in rows if path in disputed] for rows in listed
     ]
@@ -107,8 +104,7 @@ def _disputed(paths: Sequence[str]) -> set[str]:
     """Paths that occur twice, and with a file that is elsewhere a directory, all below it: few, told in milliseconds."""
     files = set(paths)
     directories: set[str] = set()
-    for path in files:
-        parent = path.rpartition("/")[0]
+    for parent in {path.rpartition("/")[0] for path in files}:
         while parent and parent not in directories:
             directories.add(parent)
             parent = parent.rpartition("/")[0]
@@ -125,7 +121,7 @@ def remember_listing(
     """Keep the files of a layer's packages for `find_conflicts`."""
     rows = [[[each.path, each.hash, each.executable] for each in package] for package in files]
     with blobs.writer() as out:
-        out.write(zstandard.ZstdCompressor(level=1).compress(json.dumps(rows).encode()))
+        out.write(zstandard.ZstdCompressor(level=1).compress(json.encode(rows)))
         digest, size = out.commit()
     cache.put(_key(plan, recipe), Layer(digest, digest, size, MEDIA_TYPE))
 
@@ -148,7 +144,9 @@ def _recall(plan: LayerPlan, recipe: LayerRecipe, blobs: Blobs, cache: LayerCach
     if remembered is None or remembered.media_type != MEDIA_TYPE:
         return []
     with open(blobs.path(remembered.digest), "rb") as file:
-        rows: list[list[Row]] = json.loads(zstandard.ZstdDecompressor().decompress(file.read(), max_output_size=_LIMIT))
+        rows: list[list[Row]] = json.decode(
+            zstandard.ZstdDecompressor().decompress(file.read(), max_output_size=_LIMIT)
+        )
     return rows
 
 

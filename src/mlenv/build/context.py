@@ -12,9 +12,10 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from msgspec import Struct
 
 from mlenv.build.dockerignore import Ignore
 from mlenv.build.interface import Blobs
@@ -58,8 +59,7 @@ class DockerfileNotHere(NotFound):
         self.hint = "name it with `build.dockerfile_path`, from the root of the context"
 
 
-@dataclass(frozen=True, slots=True)
-class ContextLimits:
+class ContextLimits(Struct, frozen=True):
     """The most that a context may measure: in all and one file, in bytes, and how many files, links and directories."""
 
     total: int = 4 << 30
@@ -67,8 +67,7 @@ class ContextLimits:
     entries: int = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """
     A file, directory or link of a context.
 
@@ -86,8 +85,7 @@ class Entry:
     executable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PackedContext:
+class PackedContext(Struct, frozen=True):
     """A context in the store: its digest, the archive's size in bytes, and how many files it has."""
 
     digest: Digest

@@ -10,9 +10,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from mlenv.build.context import CONTEXT, DOCKERFILE
 from mlenv.build.context_sandbox import Sandbox, run_in_sandbox, run_listening, why_no_isolation
@@ -49,8 +50,7 @@ class BuilderTooOld(InvalidInput):
         self.hint = f"use {name} {since} or newer, or BuildKit"
 
 
-@dataclass(frozen=True, slots=True)
-class EngineBase:
+class EngineBase(Struct, frozen=True):
     """A base image in the layout `bases/`: what the Dockerfile calls it, its manifest, its configuration, its diff ids."""
 
     name: str
@@ -59,8 +59,7 @@ class EngineBase:
     diff_ids: tuple[Digest, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOrder:
+class EngineOrder(Struct, frozen=True):
     """
     What to build, in a sandbox's directory: `Dockerfile`, `context/`, and the layout `bases/`.
 
@@ -96,8 +95,7 @@ class ContextEngine(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxedEngine:
+class SandboxedEngine(Struct, frozen=True):
     """buildah or podman, which have the same options."""
 
     name: str
@@ -134,8 +132,7 @@ class SandboxedEngine:
         return commands
 
 
-@dataclass(frozen=True, slots=True)
-class BuildKit:
+class BuildKit(Struct, frozen=True):
     """BuildKit, through `docker buildx` (`name` is `docker`) or `buildctl`. Steps run in its own containers."""
 
     name: str
@@ -183,8 +180,7 @@ class BuildKit:
         return [*command, *(f"--secret={each}" for each in ids)]
 
 
-@dataclass(frozen=True, slots=True)
-class FoundEngines:
+class FoundEngines(Struct, frozen=True):
     """
     What was found on a machine.
 

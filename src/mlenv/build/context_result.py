@@ -11,10 +11,11 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from mlenv.build.compression import open_stream
 from mlenv.build.image_sources import Archive, Directory, ImageSource, copy

@@ -13,10 +13,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Final
+
+from msgspec import Struct, field
 
 from mlenv.errors import InvalidInput, Unavailable
 
@@ -78,8 +79,7 @@ class NoIsolation(Unavailable):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True)
-class Sandbox:
+class Sandbox(Struct, frozen=True):
     """
     A place to build in.
 

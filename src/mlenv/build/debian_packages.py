@@ -2,8 +2,10 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from mlenv.build.facts import FactLimits
 from mlenv.build.facts_tree import Interest, Tree, list_layer
@@ -21,8 +23,7 @@ _INTEREST: Final = Interest(
 )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class DebianPackage:
+class DebianPackage(Struct, frozen=True, order=True):
     """An installed package; `source` is what it was built from, where that is called otherwise."""
 
     name: str

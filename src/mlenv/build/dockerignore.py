@@ -9,8 +9,9 @@ matches what is below a directory that it matches. `!` takes back; the last patt
 import posixpath
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.errors import InvalidInput
 
@@ -25,8 +26,7 @@ class InvalidIgnoreFile(InvalidInput):
         self.file, self.line, self.pattern = file, line, pattern
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
+class _Pattern(Struct, frozen=True):
     expression: re.Pattern[str]
     keeps: bool
 

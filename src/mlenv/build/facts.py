@@ -2,8 +2,9 @@
 
 import os
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.build.facts_python import PYTHON_INTERESTS, conda_prefixes, find_pythons
 from mlenv.build.facts_system import SYSTEM_INTERESTS, find_cuda, find_cudnn, find_glibc, os_release
@@ -19,8 +20,7 @@ from mlenv.threads import in_threads
 _INTERESTS: Final = (*SYSTEM_INTERESTS, *PYTHON_INTERESTS)
 
 
-@dataclass(frozen=True, slots=True)
-class FactLimits:
+class FactLimits(Struct, frozen=True):
     """The most that is read: unpacked bytes of a layer, and entries in it."""
 
     unpacked: int = 128 << 30

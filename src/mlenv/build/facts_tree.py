@@ -7,9 +7,10 @@ Of a few files something is remembered while their content streams by; of the ot
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from mlenv.build.unpacking import InvalidArchive, Limited, open_unpacked, walk_tar
 
@@ -19,8 +20,7 @@ _LINKS: Final = 40
 _DEPTH: Final = 256
 
 
-@dataclass(slots=True)
-class Node:
+class Node(Struct):
     """
     A file, directory or symbolic link.
 
@@ -35,8 +35,7 @@ class Node:
     fact: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Interest:
+class Interest(Struct, frozen=True):
     """A kind of file whose content matters: its path (without a leading slash), the most bytes of it, what to keep."""
 
     path: re.Pattern[str]
@@ -44,16 +43,14 @@ class Interest:
     extract: Callable[[bytes], bytes | None]
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Struct):
     path: str
     kind: str
     link: str
     fact: bytes | None = None
 
 
-@dataclass(slots=True)
-class Listing:
+class Listing(Struct):
     """What one layer holds: entries in their order, paths it hides, and directories whose former content it hides."""
 
     entries: list[_Entry] = field(default_factory=list)

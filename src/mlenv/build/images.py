@@ -8,10 +8,11 @@ every layer's content against its diff id.
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.build.image_sources import Archive, Directory, ImageSource, Manifests, copy, open_archive
 from mlenv.build.interface import Blobs
@@ -59,8 +60,7 @@ class ImageNotFound(NotFound):
             self.hint = f"there is: {', '.join(available[:20])}"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
+class ImageLimits(Struct, frozen=True):
     """The most that an image may measure: a layer as stored and unpacked, in bytes, and how many layers."""
 
     blob: int = 64 << 30
@@ -206,8 +206,7 @@ def _from_docker(
     return load_image(Digest.of(manifest), blobs)
 
 
-@dataclass(frozen=True, slots=True)
-class _DockerEntry:
+class _DockerEntry(Struct, frozen=True):
     config: str
     layers: list[str]
     tags: list[str]

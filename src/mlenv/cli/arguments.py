@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mlenv.cli.command import UsageError
 from mlenv.core.reference import Reference, parse_label, parse_version

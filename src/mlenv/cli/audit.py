@@ -7,10 +7,11 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Final
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.printer import Column, Output
@@ -55,16 +56,14 @@ class AuditBroken(InvalidInput):
         self.faults = faults
 
 
-@dataclass(frozen=True, slots=True)
-class ListAll:
+class ListAll(Struct, frozen=True):
     """Which records: of which namespace (None for all), and how many at most."""
 
     place: ScopeKey | None
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Verify:
+class Verify(Struct, frozen=True):
     """What to verify: the server's records, or an export; and a hash that was noted as its end, or None."""
 
     file: Path | None

@@ -1,8 +1,9 @@
 """`mlenv base create|import|list|show|pull`: base images in the store."""
 
 import argparse
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context, ExitStatus, Verb
 from mlenv.cli.printer import Column, Output
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from mlenv.service.bases import Base
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(Struct, frozen=True):
     """What to make: `debian:bookworm` or `debian:trixie`, under which name, with which Debian packages on top."""
 
     image: str
@@ -23,8 +23,7 @@ class Create:
     mirror: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Import:
+class Import(Struct, frozen=True):
     """What to bring in from disk, under which name, for which platform of several."""
 
     source: str
@@ -32,8 +31,7 @@ class Import:
     platform: Platform | None
 
 
-@dataclass(frozen=True, slots=True)
-class Pull:
+class Pull(Struct, frozen=True):
     """What to bring in from which registry, under which name, for which platform of several."""
 
     image: str
@@ -42,8 +40,7 @@ class Pull:
     trust: Trust
 
 
-@dataclass(frozen=True, slots=True)
-class Show:
+class Show(Struct, frozen=True):
     """Which base."""
 
     name: str

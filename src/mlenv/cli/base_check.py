@@ -2,8 +2,9 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context, ExitStatus, Verb
 from mlenv.cli.printer import Column, Output
@@ -26,8 +27,7 @@ _COLUMNS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CheckSettings:
+class CheckSettings(Struct, frozen=True):
     """Which base only, or None for all."""
 
     name: str | None

@@ -1,9 +1,10 @@
 """`mlenv environment lock|build|export`."""
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from mlenv.cli.arguments import add_reference, to_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 # lock
 
 
-@dataclass(frozen=True, slots=True)
-class LockSettings:
+class LockSettings(Struct, frozen=True):
     """What to lock, for what, how or from which file, and where the lock is written besides the store."""
 
     reference: Reference
@@ -163,8 +163,7 @@ lock: Final = Verb(_lock_arguments, _lock_settings, _lock)
 # build
 
 
-@dataclass(frozen=True, slots=True)
-class BuildSettings:
+class BuildSettings(Struct, frozen=True):
     """What to build, for what, and how."""
 
     reference: Reference
@@ -244,8 +243,7 @@ build: Final = Verb(_build_arguments, _build_settings, _build)
 # export
 
 
-@dataclass(frozen=True, slots=True)
-class ExportSettings:
+class ExportSettings(Struct, frozen=True):
     """What to export, where to, and how it is built if it is not yet."""
 
     reference: Reference

@@ -1,8 +1,9 @@
 """`mlenv build list|show|logs|cancel`: builds in a server's queue, and those that have ended."""
 
 import argparse
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.cli.arguments import add_reference, add_workspace, to_optional_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
@@ -44,8 +45,7 @@ def build_document(build: BuildRecord) -> dict[str, Any]:
 # list
 
 
-@dataclass(frozen=True, slots=True)
-class ListSettings:
+class ListSettings(Struct, frozen=True):
     """Of which version, or all; which of them; how many."""
 
     reference: Reference | None
@@ -100,8 +100,7 @@ list_all: Final = Verb(_list_arguments, _list_settings, _list)
 # show, cancel and logs
 
 
-@dataclass(frozen=True, slots=True)
-class OneSettings:
+class OneSettings(Struct, frozen=True):
     """Which build; and whether its log is followed."""
 
     id: str

@@ -3,9 +3,10 @@
 import argparse
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from mlenv.cli.arguments import add_reference, to_optional_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
@@ -39,8 +40,7 @@ class NothingToCompare(InvalidInput):
         self.version = version
 
 
-@dataclass(frozen=True, slots=True)
-class CheckSettings:
+class CheckSettings(Struct, frozen=True):
     """
     What to compare with what.
 
@@ -186,8 +186,7 @@ check: Final = Verb(_check_arguments, _check_settings, _check, Output.TABLE)
 # diff
 
 
-@dataclass(frozen=True, slots=True)
-class DiffSettings:
+class DiffSettings(Struct, frozen=True):
     """Two versions, and the platform whose locks count."""
 
     old: Reference

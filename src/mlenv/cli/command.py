@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from mlenv.cli.printer import Output, Printer
 from mlenv.errors import InvalidInput
@@ -39,8 +40,7 @@ class UsageError(InvalidInput):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """
     Which store a command is to work with, as the command line says it.
 
@@ -158,14 +158,13 @@ class Context:
                 self.__dict__[name].close()
 
 
-@dataclass(frozen=True, slots=True)
-class Verb(Generic[S]):
+class Verb(Struct, Generic[S], frozen=True):
     """
     A command that does something.
 
     Attributes:
         arguments: Adds its arguments to a parser.
-        settings: Makes its settings, a frozen dataclass, of what was parsed. Raises `UsageError`.
+        settings: Makes its settings, a struct, of what was parsed. Raises `UsageError`.
         run: Does it, and says how the process ends.
         output: How data is printed when the user doesn't say.
     """

@@ -2,8 +2,9 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context, ExitStatus, Verb
 from mlenv.cli.printer import Column, Output
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 _COLUMNS = (Column("Topic", "topic"), Column("State", "state"), Column("Found", "found"), Column("Advice", "advice"))
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """`mlenv doctor` takes nothing of its own."""
 
 

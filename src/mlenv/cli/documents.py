@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from mlenv.cli.printer import Column
 from mlenv.core.environment import Environment, EnvironmentVersion, LabelChange

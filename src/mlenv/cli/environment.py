@@ -2,9 +2,11 @@
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.cli.arguments import add_reference, add_workspace, to_mapping, to_optional_reference, to_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 # create
 
 
-@dataclass(frozen=True, slots=True)
-class CreateSettings:
+class CreateSettings(Struct, frozen=True):
     """What `create` is told; see `mlenv.api.definition.Overrides`."""
 
     file: Path | None
@@ -144,8 +145,7 @@ show: Final = Verb(add_reference, to_reference, _show)
 # list
 
 
-@dataclass(frozen=True, slots=True)
-class ListSettings:
+class ListSettings(Struct, frozen=True):
     """What `list` is told: of which environment the versions, or all environments; which of them; how many."""
 
     reference: Reference | None
@@ -199,8 +199,7 @@ list_all: Final = Verb(_list_arguments, _list_settings, _list)
 # update
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateSettings:
+class UpdateSettings(Struct, frozen=True):
     """What `update` is told."""
 
     reference: Reference

@@ -6,9 +6,11 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.cli.arguments import add_reference, to_optional_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
@@ -50,8 +52,7 @@ _COLUMNS: Final = (
 _Fetch = Callable[[Found], Iterable[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class EvidenceSettings:
+class EvidenceSettings(Struct, frozen=True):
     """What to list, from where, and which of it to write to which file or directory."""
 
     reference: Reference | None

@@ -1,8 +1,9 @@
 """`mlenv environment label set|list`: names such as `production` that point at versions."""
 
 import argparse
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.cli.arguments import add_reference, to_reference
 from mlenv.cli.command import Context, ExitStatus, Verb
@@ -10,8 +11,7 @@ from mlenv.cli.documents import LABEL_COLUMNS, label_documents
 from mlenv.core.reference import LabelName, Reference, parse_label
 
 
-@dataclass(frozen=True, slots=True)
-class SetSettings:
+class SetSettings(Struct, frozen=True):
     """What `label set` is told."""
 
     reference: Reference

@@ -3,10 +3,11 @@
 import argparse
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.printer import Column
@@ -53,8 +54,7 @@ class NotLoggedInThere(InvalidInput):
         super().__init__(f"you are not logged in to {server}" if server else "you are not logged in anywhere")
 
 
-@dataclass(frozen=True, slots=True)
-class LogIn:
+class LogIn(Struct, frozen=True):
     """
     Where to log in, with which token (`-` for the standard input), whether to open a browser, and whether commands mean
     that server from now on.

@@ -7,16 +7,17 @@ A new command is a line in `COMMANDS`, whose target is a `Verb`: `"mlenv.cli.env
 import argparse
 import importlib
 import os
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
+
+from msgspec import Struct
 
 from mlenv.cli.command import ANYWHERE, UsageError, Verb, Where
 from mlenv.cli.printer import Output
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """
     A word of the command line.
 
@@ -189,8 +190,7 @@ COMMANDS: Final = Command(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Globals:
+class Globals(Struct, frozen=True):
     """
     What every command takes.
 
@@ -209,8 +209,7 @@ class Globals:
     where: Where = ANYWHERE
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(Struct, frozen=True):
     """What the command line says: what to do, or a help text to print instead."""
 
     verb: Verb[Any] | None
@@ -223,8 +222,33 @@ class _HelpAsked(Exception):
     pass
 
 
+class _Formatter(argparse.HelpFormatter):
+    """
+    Knows how wide the terminal is.
+
+    NOTE: argparse makes a formatter for each argument that is added, which would import `shutil`, and with it three
+    libraries of compression, to find that out.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """As `shutil.get_terminal_size` has it."""
+    if (said := os.environ.get("COLUMNS", "")).isdecimal() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):
+        return 80
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises where argparse would print and exit."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, formatter_class=_Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, f"see `{self.prog} --help`")

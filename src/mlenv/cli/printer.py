@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TextIO, TypeAlias
+
+from msgspec import Struct
 
 Document: TypeAlias = Mapping[str, Any] | Sequence[Any] | str | int | float | bool | None
 
@@ -22,8 +23,7 @@ class Output(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """A column of a table: its title, and where its text is in a document (`creation_context.created_at`)."""
 
     title: str

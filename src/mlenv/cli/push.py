@@ -1,8 +1,9 @@
 """`mlenv environment push` and `mlenv base push`."""
 
 import argparse
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from mlenv.cli.arguments import add_reference, to_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
@@ -25,8 +26,7 @@ _COLUMNS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PushSettings:
+class PushSettings(Struct, frozen=True):
     """What to push where, for which platform of several; no target is the one of the workspace's settings."""
 
     reference: Reference
@@ -35,8 +35,7 @@ class PushSettings:
     trust: Trust
 
 
-@dataclass(frozen=True, slots=True)
-class PushBaseSettings:
+class PushBaseSettings(Struct, frozen=True):
     """Which base to push where."""
 
     name: str

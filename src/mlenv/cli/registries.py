@@ -1,9 +1,10 @@
 """What commands that speak to registries of images have in common."""
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context
 
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
     from mlenv.distribution.registries import Registries
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(Struct, frozen=True):
     """Registries that may do without trusted TLS, and a file with an authority to trust."""
 
     insecure: tuple[str, ...]

@@ -1,9 +1,10 @@
 """`mlenv role set|remove|list` and `mlenv principal create|list`: who may do what on a server."""
 
 import argparse
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.printer import Column, Output
@@ -20,8 +21,7 @@ _COLUMNS: Final = (
 _PEOPLE: Final = (Column("Name", "name"), Column("Roles", "roles"), Column("Id", "id"))
 
 
-@dataclass(frozen=True, slots=True)
-class SetRole:
+class SetRole(Struct, frozen=True):
     """Whose role, where, and which; None takes it away."""
 
     principal: str

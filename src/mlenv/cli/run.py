@@ -4,9 +4,11 @@ import argparse
 import os
 import re
 import sys
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.cli.arguments import add_reference, to_mapping, to_optional_reference, to_reference
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
     from mlenv.service.running import RunOptions
 
 
-@dataclass(frozen=True, slots=True)
-class RunSettings:
+class RunSettings(Struct, frozen=True):
     """
     What to run, where, and how.
 
@@ -166,8 +167,7 @@ PS1="($VIRTUAL_ENV_PROMPT) $PS1"
 # kernel install
 
 
-@dataclass(frozen=True, slots=True)
-class KernelSettings:
+class KernelSettings(Struct, frozen=True):
     """Which version, under which name Jupyter shows it, and with which interpreter."""
 
     reference: Reference

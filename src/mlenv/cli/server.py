@@ -2,9 +2,10 @@
 
 import argparse
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context, ExitStatus, Verb
 from mlenv.cli.printer import Column, Output
@@ -24,8 +25,7 @@ class ServerExtraMissing(Unavailable):
         self.name = name
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """
     What the command line says of settings.
 

@@ -3,10 +3,12 @@
 import argparse
 import os
 import re
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.printer import Column, Output
@@ -18,8 +20,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _SHORT: Final = timedelta(hours=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """`mlenv store verify` takes nothing of its own."""
 
 
@@ -43,8 +44,7 @@ def _verify(_: Settings, context: Context) -> int:
 verify = Verb(_arguments, _settings, _verify, Output.TABLE)
 
 
-@dataclass(frozen=True, slots=True)
-class Collect:
+class Collect(Struct, frozen=True):
     """What is removed: for how long it was not used, whether really, and which server's settings file says where."""
 
     grace: timedelta

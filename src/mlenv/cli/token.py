@@ -1,9 +1,10 @@
 """`mlenv token create|list|revoke`: what programs and people show to a server."""
 
 import argparse
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.printer import Column, Output
@@ -21,8 +22,7 @@ _COLUMNS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(Struct, frozen=True):
     """A token to be made: what for, for how long, whose, and where it is good."""
 
     name: str
@@ -31,8 +31,7 @@ class Create:
     only: tuple[ScopeKey, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ListAll:
+class ListAll(Struct, frozen=True):
     """Whose tokens: one's own, everybody's, or somebody's."""
 
     everybody: bool

@@ -2,8 +2,9 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.cli.command import Context, ExitStatus, UsageError, Verb
 from mlenv.cli.printer import Column, Output
@@ -29,8 +30,7 @@ _COLUMNS: Final = (
 _PATHS: Final = {ScopeKind.WORKSPACE: "/workspaces", ScopeKind.REGISTRY: "/registries"}
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(Struct, frozen=True):
     """What is made, and its address on Azure's terms."""
 
     name: str
@@ -39,16 +39,14 @@ class Create:
     location: str
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Struct, frozen=True):
     """What is set for which one."""
 
     name: str
     push_to: str
 
 
-@dataclass(frozen=True, slots=True)
-class ListAll:
+class ListAll(Struct, frozen=True):
     """How many are listed at most; None for all."""
 
     limit: int | None

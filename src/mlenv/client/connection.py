@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from mlenv.client.credentials import Login
@@ -19,8 +20,7 @@ REGISTRY_VARIABLE = "MLENV_REGISTRY"
 _OF_THEIR_SERVER = frozenset({TOKEN_VARIABLE, AUTHORITY_VARIABLE, WORKSPACE_VARIABLE, REGISTRY_VARIABLE})
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(Struct, frozen=True):
     """
     How a server is reached.
 
@@ -32,10 +32,13 @@ class Connection:
     """
 
     server: str
-    token: str | None = field(repr=False)
+    token: str | None
     authority: str | None
     workspace: str | None = None
     registry: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Connection({self.server!r})"
 
 
 def find_connection(

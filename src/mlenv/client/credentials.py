@@ -10,10 +10,11 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from mlenv.client.address import parse_server
 from mlenv.errors import InvalidInput, Unavailable
@@ -45,8 +46,7 @@ class CredentialsUnusable(Unavailable):
         self.file = file
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """
     A server that this user has logged in to.
 
@@ -59,10 +59,13 @@ class Login:
     """
 
     server: str
-    token: str = field(repr=False)
+    token: str
     ca: str | None = None
     workspace: str | None = None
     own: bool = False
+
+    def __repr__(self) -> str:
+        return f"Login({self.server!r})"
 
 
 def server_key(server: str) -> str:

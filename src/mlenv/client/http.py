@@ -10,11 +10,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
+from msgspec import Struct
 
 from mlenv.client.address import parse_server, parse_token, trusting
 from mlenv.client.answers import NotAServer, failure, is_json, parse_json, read_answer
@@ -61,8 +61,7 @@ class UntrustedServer(Unavailable):
         self.server = server
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """
     A good answer.
 

@@ -6,9 +6,10 @@ whole site needs the role everywhere (`EVERYWHERE`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct, field
 
 from mlenv.core.scope import ScopeKey
 from mlenv.errors import Conflict, Forbidden, NotFound
@@ -133,8 +134,7 @@ class LastAdministrator(Conflict):
         self.name = name
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(Struct, frozen=True):
     """
     Somebody known: a person, or a program with a token.
 
@@ -160,8 +160,7 @@ class Principal:
         return max(found, key=_RANKS.__getitem__, default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """
     Who asks, and from where.
 

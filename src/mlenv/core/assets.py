@@ -1,10 +1,11 @@
 """What references environments, or is kept beside them: code, components, endpoints, deployments, jobs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 from mlenv.core.reference import check_name
 from mlenv.errors import Conflict, NotFound
@@ -32,8 +33,7 @@ def check_asset_name(kind: AssetKind, name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Asset:
+class Asset(Struct, frozen=True):
     """
     Something that a client keeps here as it sent it.
 

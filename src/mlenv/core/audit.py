@@ -7,10 +7,11 @@ elsewhere, such as that of an export.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.core.spec import canonical_json
 
@@ -18,8 +19,7 @@ from mlenv.core.spec import canonical_json
 GENESIS: Final = "0" * 64
 
 
-@dataclass(frozen=True, slots=True)
-class Author:
+class Author(Struct, frozen=True):
     """
     Who makes a change.
 
@@ -37,8 +37,7 @@ class Author:
     request: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """
     What was changed.
 
@@ -54,8 +53,7 @@ class Change:
     after: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRecord:
+class AuditRecord(Struct, frozen=True):
     """
     One change, in the chain.
 
@@ -120,8 +118,7 @@ class AuditRecord:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Unchained:
+class Unchained(Struct, frozen=True):
     """
     A record that has no place in the chain yet: the canonical JSON of what it will be, in pieces.
 

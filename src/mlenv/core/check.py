@@ -1,9 +1,10 @@
 """Whether what an interpreter has installed is what a lock says: the comparison behind `mlenv check`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -35,8 +36,7 @@ def require_python(lock: Lock, what: str) -> None:
         raise NothingToAsk(what)
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledDistribution:
+class InstalledDistribution(Struct, frozen=True):
     """
     One distribution as it lies on disk.
 
@@ -78,8 +78,7 @@ class InstalledDistribution:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledConda:
+class InstalledConda(Struct, frozen=True):
     """
     One conda package as its record in `conda-meta/` says it.
 
@@ -126,8 +125,7 @@ class InstalledConda:
         return f"{self.version}={self.build}"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """
     One thing that is not as locked.
 
@@ -163,8 +161,7 @@ class Finding:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class CheckReport:
+class CheckReport(Struct, frozen=True):
     """
     The outcome of one comparison.
 

@@ -3,9 +3,10 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest, InvalidDigest
 
@@ -16,8 +17,7 @@ _LOCK: Final = b"lock-version"
 _HEX: Final = re.compile(rb"\b[0-9a-f]{64}\b")
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """A blob that a repository has, by when it came."""
 
     workspace: str
@@ -26,8 +26,7 @@ class Link:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """
     What rows name, in one state of the database.
 
@@ -42,8 +41,7 @@ class Named:
     links: tuple[Link, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(Struct, frozen=True):
     """
     What came of a collection; sizes are in bytes.
 

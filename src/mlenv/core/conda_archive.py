@@ -10,10 +10,11 @@ import bz2
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Final, cast
 
 import zstandard
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mlenv.core.tar_archive import CHUNK, InvalidArchive, Limited, Member, Readable, walk_tar
 from mlenv.core.wheel_archive import STORED, Archive, InvalidPackage, InvalidWheel, WheelLimits
@@ -40,8 +41,7 @@ class CondaArchiveTooLarge(InvalidCondaArchive):
     """A conda package that unpacks to more than the limits allow: a decompression bomb, or not for here."""
 
 
-@dataclass(frozen=True, slots=True)
-class CondaLimits:
+class CondaLimits(Struct, frozen=True):
     """
     What a conda package may unpack to. Sizes in bytes.
 
@@ -64,8 +64,7 @@ class CondaLimits:
         return min(self.total, max(self.ratio_from, self.ratio * packed))
 
 
-@dataclass(frozen=True, slots=True)
-class CondaArchive:
+class CondaArchive(Struct, frozen=True):
     """
     An opened package.
 

@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, cast
+
+from msgspec import Struct
 
 from mlenv.core.conda_archive import INDEX, LINK, PATHS, CondaArchive
 from mlenv.core.conda_package import CondaPackage, NoArch
@@ -25,8 +26,7 @@ _ENTRY_POINT: Final = re.compile(r"\s*([A-Za-z0-9_.+-]+)\s*=\s*([A-Za-z_][\w.]*)
 _SCRIPT: Final = re.compile(r"bin/\.(.+)-(pre-link|post-link|pre-unlink)\.sh")
 
 
-@dataclass(frozen=True, slots=True)
-class PathEntry:
+class PathEntry(Struct, frozen=True):
     """
     One line of `info/paths.json`.
 
@@ -47,8 +47,7 @@ class PathEntry:
     mode: FileMode = "text"
 
 
-@dataclass(frozen=True, slots=True)
-class EntryPoint:
+class EntryPoint(Struct, frozen=True):
     """A script that calls a function of a module: `bin/name`."""
 
     name: str
@@ -56,8 +55,7 @@ class EntryPoint:
     function: str
 
 
-@dataclass(frozen=True, slots=True)
-class CondaContents:
+class CondaContents(Struct, frozen=True):
     """
     What a package consists of.
 

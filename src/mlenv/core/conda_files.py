@@ -8,8 +8,9 @@ anything but a file, a link or a directory.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.conda_archive import CondaArchive
 from mlenv.core.conda_contents import CondaContents, PathEntry, check_conda_path, check_target
@@ -24,8 +25,7 @@ _DIRECTORY: Final = "5"
 _SET_ID: Final = 0o6000
 
 
-@dataclass(slots=True)
-class RawFile:
+class RawFile(Struct):
     """
     One file of a package.
 

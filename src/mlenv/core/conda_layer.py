@@ -1,8 +1,9 @@
 """Which layers the conda packages of an image are, and by what each is known before it exists."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.conda_package import CondaPackage
 from mlenv.core.conda_tree import CondaScheme
@@ -21,16 +22,14 @@ CONDA_HEAVY_LIMIT: Final = 40
 CONDA_BUCKETS: Final = ((100_000, 4), (0, 4))
 
 
-@dataclass(frozen=True, slots=True)
-class CondaRecipe:
+class CondaRecipe(Struct, frozen=True):
     """Everything but the packages that decides a layer's bytes: what they are laid out for, and the compression."""
 
     scheme: CondaScheme
     compression: Compression = Compression.ZSTD
 
 
-@dataclass(frozen=True, slots=True)
-class CondaLayerPlan:
+class CondaLayerPlan(Struct, frozen=True):
     """One layer to be: its packages, sorted by name."""
 
     title: str

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from mlenv.core.lock import Artifact
 from mlenv.core.match_spec import SUBDIRS
@@ -39,8 +40,7 @@ class InvalidCondaPackage(InvalidInput):
         self.name, self.key = name, key
 
 
-@dataclass(frozen=True, slots=True)
-class CondaPackage:
+class CondaPackage(Struct, frozen=True):
     """
     One conda package at one build. The fields are those of a channel's `repodata.json` (CEP 36), but for `requested`.
 

@@ -6,8 +6,8 @@ told.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
@@ -35,8 +35,7 @@ class NotOnPypi(InvalidInput):
         self.packages = tuple(packages)
 
 
-@dataclass(frozen=True, slots=True)
-class Replaced:
+class Replaced(Struct, frozen=True):
     """
     One package of a conda file, as it is taken from PyPI.
 

@@ -8,8 +8,9 @@ and are never run, and `menuinst` has nothing to do on Linux.
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from mlenv.core.conda_archive import CondaArchive
 from mlenv.core.conda_contents import CondaContents, PathEntry
@@ -22,8 +23,7 @@ _SCRIPTS: Final = "python-scripts/"
 _ACTIVATION: Final = "etc/conda/activate.d/"
 
 
-@dataclass(frozen=True, slots=True)
-class CondaScheme:
+class CondaScheme(Struct, frozen=True):
     """
     What the files of a package depend on, besides the package.
 
@@ -52,8 +52,7 @@ class CondaScheme:
         return cls(prefix, minor, python.site_packages or f"lib/python{minor}/site-packages")
 
 
-@dataclass(frozen=True, slots=True)
-class CondaFile:
+class CondaFile(Struct, frozen=True):
     """
     One file of a prefix.
 
@@ -84,8 +83,7 @@ class CondaFile:
         return self.raw is None or self.raw.entry.placeholder is not None
 
 
-@dataclass(slots=True)
-class CondaTree:
+class CondaTree(Struct):
     """
     A package on its way into a prefix.
 

@@ -1,8 +1,9 @@
 """What changed between two environments once both are locked: packages with their sizes, base, Python, variables."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from mlenv.core.difference import difference
 from mlenv.core.digest import Digest
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from mlenv.core.conda_package import CondaPackage
 
 
-@dataclass(frozen=True, slots=True)
-class PackageChange:
+class PackageChange(Struct, frozen=True):
     """
     One package that is not the same on both sides.
 
@@ -56,8 +56,7 @@ class PackageChange:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One fact that is not the same on both sides, as text; None where it is not there."""
 
     what: str
@@ -69,8 +68,7 @@ class Change:
         return {"what": self.what, "old": self.old, "new": self.new}
 
 
-@dataclass(frozen=True, slots=True)
-class EnvironmentDifference:
+class EnvironmentDifference(Struct, frozen=True):
     """
     Everything that differs between two locked environments.
 

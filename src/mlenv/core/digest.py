@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from mlenv.errors import InvalidInput
 
@@ -33,8 +34,7 @@ class DigestMismatch(InvalidInput):
         self.what, self.expected, self.got = what, expected, got
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(Struct, frozen=True, order=True):
     """
     The name of some bytes, by their content.
 

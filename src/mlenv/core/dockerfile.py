@@ -8,8 +8,10 @@ privileges is looked at. The words of a line, and what they expand to, are in `d
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.core.dockerfile_words import Unexpandable, expand, flags_of, split_words
 from mlenv.core.image_name import is_file_source
@@ -38,8 +40,7 @@ class RefusedInstruction(InvalidDockerfile):
     """A Dockerfile that asks for more than a build may do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(Struct, frozen=True):
     """
     One instruction.
 
@@ -58,8 +59,7 @@ class Instruction:
     documents: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ImageUse:
+class ImageUse(Struct, frozen=True, order=True):
     """
     An image that a Dockerfile needs.
 
@@ -72,8 +72,7 @@ class ImageUse:
     platform: Platform | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(Struct, frozen=True):
     """
     A Dockerfile that was understood.
 

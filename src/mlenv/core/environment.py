@@ -1,10 +1,11 @@
 """Environments and their versions, as the registry keeps them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct, field
 
 from mlenv.core.reference import EnvironmentName, LabelName, VersionName
 from mlenv.core.spec import Spec, WrittenSpec
@@ -18,8 +19,7 @@ class View(StrEnum):
     ALL = "All"
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
+class Definition(Struct, frozen=True):
     """
     What a user hands in: a spec with the name it should have.
 
@@ -43,8 +43,7 @@ class Definition:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class EnvironmentVersion:
+class EnvironmentVersion(Struct, frozen=True):
     """
     One immutable spec under a name. Only description, tags, details and archived ever change.
 
@@ -74,11 +73,9 @@ class EnvironmentVersion:
         return f"{self.name}:{self.version}"
 
 
-class Environment(NamedTuple):
+class Environment(Struct, frozen=True):
     """
     A name, with what is known of it as a whole.
-
-    NOTE: a frozen dataclass takes 4 µs to make, seven times as long, which for the 50 of a page is a tenth of the request.
 
     Attributes:
         latest_version: The version created last, archived or not; None only while there is none.
@@ -95,8 +92,7 @@ class Environment(NamedTuple):
     modified_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class LabelChange:
+class LabelChange(Struct, frozen=True):
     """A label was pointed at a version, at a time (UTC)."""
 
     label: LabelName

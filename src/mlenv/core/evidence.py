@@ -9,10 +9,12 @@ same document about the same image has the same digest, whoever writes it down.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.image import INDEX_TYPE, MANIFEST_TYPE, Descriptor, encode
@@ -85,8 +87,7 @@ _KINDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Struct, frozen=True):
     """
     An artifact's manifest, read.
 

@@ -1,13 +1,12 @@
 """What is known of a base image after reading, never running, it."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.platform import Glibc, Platform
 
 
-@dataclass(frozen=True, slots=True)
-class Interpreter:
+class Interpreter(Struct, frozen=True):
     """
     A Python in an image.
 
@@ -29,8 +28,7 @@ class Interpreter:
         return ".".join(self.version.split(".")[:2])
 
 
-@dataclass(frozen=True, slots=True)
-class BaseFacts:
+class BaseFacts(Struct, frozen=True):
     """
     What a base image offers, read from its layers.
 

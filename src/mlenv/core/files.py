@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
+
+from msgspec import Struct, field
 
 from mlenv.core.digest import Digest
 from mlenv.errors import Conflict, InvalidInput, NotFound
@@ -52,8 +53,7 @@ class FileSealed(Conflict):
         self.container, self.path = container, path
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFile:
+class StoredFile(Struct, frozen=True):
     """
     A file.
 

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from mlenv.core.digest import Digest
 
@@ -12,8 +13,7 @@ INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """
     What points at a blob (image-spec, descriptor.md): media type, digest, and size in bytes.
 
@@ -53,8 +53,7 @@ class Descriptor:
         return cls(media_type, Digest.parse(document["digest"]), size, dict(annotations), platform, artifact_type)
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """
     An image that the store holds.
 

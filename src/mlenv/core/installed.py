@@ -1,8 +1,10 @@
 """Which Python packages an image has installed, as read from its layers; and such an image's lock with them in it."""
 
 import json
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest, InvalidDigest
 from mlenv.core.lock import Artifact, InvalidLock, Lock, LockedPackage
@@ -12,8 +14,7 @@ from mlenv.errors import InvalidInput
 ANNOTATION: Final = "dev.mlenv.installed"
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledPackage:
+class InstalledPackage(Struct, frozen=True):
     """
     One distribution in an image.
 
@@ -32,8 +33,7 @@ class InstalledPackage:
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
+class Installed(Struct, frozen=True):
     """
     What an image has installed.
 

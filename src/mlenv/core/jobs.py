@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Self
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mlenv.errors import Conflict, InvalidInput
 
@@ -57,8 +59,7 @@ class JobEnded(Conflict):
         self.name, self.status = name, status
 
 
-@dataclass(frozen=True, slots=True)
-class JobRequest:
+class JobRequest(Struct, frozen=True):
     """
     What a command job is to do.
 
@@ -122,8 +123,7 @@ class JobRequest:
         return cls(name=name, code=(code[0], code[1]) if code else None, outputs=tuple(data["outputs"]), **rest)
 
 
-@dataclass(frozen=True, slots=True)
-class JobRun:
+class JobRun(Struct, frozen=True):
     """
     What became of a job so far.
 
@@ -168,8 +168,7 @@ class JobRun:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """A command job as it stands. `created_at` and `modified_at` are UTC; `sequence` orders a namespace's jobs."""
 
     request: JobRequest

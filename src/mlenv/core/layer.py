@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol, TypeVar
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.lock import Artifact, Lock, LockedPackage
@@ -38,8 +39,7 @@ class Compression(StrEnum):
         return f"application/vnd.oci.image.layer.v1.tar+{self.value}"
 
 
-@dataclass(frozen=True, slots=True)
-class LayerRecipe:
+class LayerRecipe(Struct, frozen=True):
     """
     Everything but the wheels that decides a layer's bytes.
 
@@ -56,8 +56,7 @@ class LayerRecipe:
     prefix: str = PREFIX
 
 
-@dataclass(frozen=True, slots=True)
-class LayerPlan:
+class LayerPlan(Struct, frozen=True):
     """One layer to be: its packages, sorted by name."""
 
     title: str
@@ -77,8 +76,7 @@ class LayerPlan:
         return Digest.of(canonical_json(content).encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """
     A finished layer.
 

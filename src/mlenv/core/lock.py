@@ -1,11 +1,12 @@
 """A spec resolved for one platform, to exact bytes, and its form on disk: `pylock.toml` (PEP 751)."""
 
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import tomli
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.platform import Glibc, Platform, Target
@@ -33,8 +34,7 @@ class InvalidLock(InvalidInput):
     hint = "make it anew with `mlenv environment lock`, or with a tool that writes PEP 751"
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Struct, frozen=True):
     """
     One file that is installed.
 
@@ -58,8 +58,7 @@ class Artifact:
             raise InvalidLock(f"a lock gives {self.filename} the size {self.size}")
 
 
-@dataclass(frozen=True, slots=True)
-class LockedPackage:
+class LockedPackage(Struct, frozen=True):
     """
     One package at one version.
 
@@ -80,8 +79,7 @@ class LockedPackage:
     built_from: Artifact | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LockedBase:
+class LockedBase(Struct, frozen=True):
     """An image that a Dockerfile names: as it is written there, its platform if that is another one, and its manifest."""
 
     name: str
@@ -89,8 +87,7 @@ class LockedBase:
     platform: Platform | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LockedContext:
+class LockedContext(Struct, frozen=True):
     """
     A Dockerfile context, to exact bytes.
 
@@ -107,8 +104,7 @@ class LockedContext:
     arguments: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Lock:
+class Lock(Struct, frozen=True, dict=True):
     """
     A spec resolved for one platform. Without slots: its text, which takes milliseconds to write, is kept.
 
@@ -230,7 +226,7 @@ class Lock:
             InvalidLock: It is not TOML, not PEP 751, or was not written by mlenv.
         """
         try:
-            document = tomllib.loads(text)
+            document = tomli.loads(text)
             tool = document["tool"]["mlenv"]
             expected = _FORMAT_CONDA if "conda" in tool else _FORMAT
             if document["lock-version"] != _LOCK_VERSION or tool["format"] != expected:
@@ -252,7 +248,7 @@ class Lock:
                 context=_context_from_dict(tool["context"]) if "context" in tool else None,
                 conda=_conda_from_list(get_typed(tool, "conda", list)) if "conda" in tool else (),
             )
-        except tomllib.TOMLDecodeError as error:
+        except tomli.TOMLDecodeError as error:
             raise InvalidLock(f"a lock that is not TOML: {error}") from error
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise InvalidLock(f"a lock without what mlenv needs: {error!r}") from error

@@ -1,11 +1,11 @@
 """How a version is to be locked."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class LockOptions:
+
+class LockOptions(Struct, frozen=True):
     """
     How a lock is made.
 

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from mlenv.core.digest import Digest, InvalidDigest
 from mlenv.core.image import INDEX_TYPE, MANIFEST_TYPE
@@ -20,8 +21,7 @@ _KEPT_ELSEWHERE: Final = (".nondistributable.", ".foreign.")
 _LARGEST: Final = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """
     What a manifest names: a blob, or another manifest.
 
@@ -35,8 +35,7 @@ class Part:
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """
     A manifest that was read.
 

@@ -7,8 +7,10 @@ a word, or takes for something that nobody means, is refused.
 
 import json
 import re
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import astuple
 
 from mlenv.core.match_version import normalise_number, normalise_version
 from mlenv.core.redact import has_credentials, redact
@@ -61,8 +63,7 @@ class InvalidMatchSpec(InvalidInput):
         self.hint = hint or "write `numpy`, `numpy=1.26`, `numpy>=1.26,<2` or `conda-forge::numpy=1.26`"
 
 
-@dataclass(frozen=True, slots=True)
-class MatchSpec:
+class MatchSpec(Struct, frozen=True):
     """
     What somebody asks of one conda package. Two that mean the same are equal, however they are written.
 
@@ -75,7 +76,7 @@ class MatchSpec:
         channel: As it is written, a word or a URL, without its subdirectory; None for any of the file's channels.
         subdir: One of `SUBDIRS`.
         others: Further conditions, sorted: `fn`, `license`, `md5`, `sha256`, `track_features`, `url`.
-        text: As it was written.
+        text: As it was written. It does not count when two are compared.
     """
 
     name: str
@@ -85,7 +86,13 @@ class MatchSpec:
     channel: str | None = None
     subdir: str | None = None
     others: tuple[tuple[str, str], ...] = ()
-    text: str = field(default="", compare=False)
+    text: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return astuple(self)[:-1] == astuple(other)[:-1] if isinstance(other, MatchSpec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(astuple(self)[:-1])
 
     @property
     def url(self) -> str | None:

@@ -1,8 +1,9 @@
 """What an environment is locked for: an operating system, an architecture, and on Linux a glibc level."""
 
 import re
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from mlenv.errors import InvalidInput
 
@@ -33,8 +34,7 @@ class InvalidPlatform(InvalidInput):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Platform:
+class Platform(Struct, frozen=True, order=True):
     """An operating system and an architecture, in OCI's words: `linux/amd64`."""
 
     os: str
@@ -57,8 +57,7 @@ class Platform:
         return _MACHINE[self.architecture]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Glibc:
+class Glibc(Struct, frozen=True, order=True):
     """A level of the GNU C library, such as 2.28, which a `manylinux_2_28` wheel needs (PEP 600)."""
 
     major: int
@@ -80,8 +79,7 @@ class Glibc:
 GLIBC_FLOOR: Final = Glibc(2, 28)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """
     What a resolver resolves for.
 

@@ -6,9 +6,10 @@ of the type `BUILD_TYPE`, is in `docs/evidence.md`. Whoever has the same records
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.evidence import EvidenceKind, InvalidEvidence, timestamp, without_origins
@@ -35,8 +36,7 @@ EMBEDDED_BUILDER: Final = "https://mlenv.dev/builders/embedded/v1"
 SERVER_BUILDER: Final = "https://mlenv.dev/builders/server/v1"
 
 
-@dataclass(frozen=True, slots=True)
-class BuildFacts:
+class BuildFacts(Struct, frozen=True):
     """
     What is known of how an image came to be.
 

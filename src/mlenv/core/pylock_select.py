@@ -1,12 +1,13 @@
 """Which files of a foreign `pylock.toml` go onto a target (PEP 751, "Installation")."""
 
 import re
-import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
+
+import tomli
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.lock import Artifact, InvalidLock, LockedPackage
@@ -49,8 +50,8 @@ def read_pylock(text: str) -> "Pylock":
     from packaging.pylock import Pylock, PylockUnsupportedVersionError, PylockValidationError
 
     try:
-        return Pylock.from_dict(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        return Pylock.from_dict(tomli.loads(text))
+    except tomli.TOMLDecodeError as error:
         raise InvalidLock(f"not TOML: {error}") from error
     except PylockUnsupportedVersionError as error:
         raise InvalidLock(f"a lock of a version that is not known: {error}") from error
@@ -129,11 +130,16 @@ def _with_every_source(lock: "Pylock") -> "Pylock":
     It is never installed: it makes the selection go on past a package without a fitting wheel, so that one error can
     name them all.
     """
+    import dataclasses
+
     from packaging.pylock import PackageSdist
 
     nowhere = PackageSdist(name="none-0.tar.gz", path="none-0.tar.gz", hashes={"sha256": "0" * 64})
-    packages = [replace(each, sdist=nowhere) if each.wheels and each.sdist is None else each for each in lock.packages]
-    return replace(lock, packages=packages)
+    packages = [
+        dataclasses.replace(each, sdist=nowhere) if each.wheels and each.sdist is None else each
+        for each in lock.packages
+    ]
+    return dataclasses.replace(lock, packages=packages)
 
 
 def _with_patch(lock: "Pylock", target: Target) -> Target:

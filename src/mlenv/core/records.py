@@ -1,10 +1,11 @@
 """What the registry remembers of work done: builds, images, and uses of environments."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.layer import Compression
@@ -27,8 +28,7 @@ class BuildStatus(StrEnum):
         return self not in {BuildStatus.QUEUED, BuildStatus.RUNNING}
 
 
-@dataclass(frozen=True, slots=True)
-class TimedStep:
+class TimedStep(Struct, frozen=True):
     """One finished step of a build: its title, how long it took in seconds, and what came of it in a few words."""
 
     title: str
@@ -36,8 +36,7 @@ class TimedStep:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageKey:
+class ImageKey(Struct, frozen=True):
     """
     What decides an image to the bit.
 
@@ -54,8 +53,7 @@ class ImageKey:
     compression: Compression
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRecord:
+class BuildRecord(Struct, frozen=True):
     """
     One attempt to turn a lock into an image.
 
@@ -95,8 +93,7 @@ class BuildRecord:
     log: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UseRecord:
+class UseRecord(Struct, frozen=True):
     """
     One use of a version: the lineage.
 

@@ -1,8 +1,10 @@
 """How people and machines name an environment, a version or a label, in every spelling that Azure knows."""
 
 import re
-from dataclasses import dataclass, replace
 from typing import Final, NewType, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.errors import InvalidInput
 
@@ -72,8 +74,7 @@ def parse_label(text: str) -> LabelName:
     return LabelName(check_name("a label", text))
 
 
-@dataclass(frozen=True, slots=True)
-class Workspace:
+class Workspace(Struct, frozen=True):
     """A workspace as Azure addresses it."""
 
     subscription: str
@@ -84,8 +85,7 @@ class Workspace:
         return f"/subscriptions/{self.subscription}/resourceGroups/{self.group}/providers/{_PROVIDER}/workspaces/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """
     A reference to an environment, or to one version of it.
 

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NewType
+
+from msgspec import Struct, field
 
 from mlenv.core.digest import Digest
 from mlenv.core.image import Descriptor
@@ -150,8 +151,7 @@ class WrittenByBuilds(Forbidden):
         self.repository = repository
 
 
-@dataclass(frozen=True, slots=True)
-class StoredManifest:
+class StoredManifest(Struct, frozen=True):
     """
     A manifest in a repository.
 
@@ -181,8 +181,7 @@ class StoredManifest:
         return document
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(Struct, frozen=True):
     """An image of a version: for which platform, with which compression of its layers, and its manifest."""
 
     version: VersionName

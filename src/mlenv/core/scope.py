@@ -1,10 +1,11 @@
 """Workspaces and registries: the namespaces that environments live in."""
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, NewType
+
+from msgspec import Struct
 
 from mlenv.core.reference import Workspace
 from mlenv.errors import Conflict, InvalidInput
@@ -57,8 +58,7 @@ class ScopeExists(Conflict):
         self.kind, self.name = kind, name
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """
     A workspace or a registry.
 
@@ -92,8 +92,7 @@ class Scope:
         return f"{self.kind} {self.name!r}"
 
 
-@dataclass(frozen=True, slots=True)
-class ScopeSettings:
+class ScopeSettings(Struct, frozen=True):
     """
     What a namespace's administrators have set.
 

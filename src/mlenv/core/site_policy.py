@@ -1,10 +1,10 @@
 """What the machines of a site do for those who use it: whether they run source builds, and where they fetch from."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct
 from packaging.requirements import InvalidRequirement
 from packaging.requirements import Requirement as Pep508
 
@@ -39,8 +39,7 @@ class AddressNotListed(Forbidden):
         self.url, self.why = shown, why
 
 
-@dataclass(frozen=True, slots=True)
-class SitePolicy:
+class SitePolicy(Struct, frozen=True):
     """
     What a site's machines do for those who use it.
 

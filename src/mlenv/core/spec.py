@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Self
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.platform import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a line stands in the user's own files: the file as the user named it, and the line, from 1."""
 
     file: str
@@ -21,8 +21,7 @@ class Origin:
         return f"{self.file}:{self.line}"
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(Struct, frozen=True):
     """
     One line that asks for a package, as it was written and without its comment.
 
@@ -32,14 +31,19 @@ class Requirement:
     """
 
     text: str
-    origin: Origin | None = field(default=None, compare=False)
+    origin: Origin | None = None
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.text}" if self.origin else self.text
 
+    def __eq__(self, other: object) -> bool:
+        return self.text == other.text if isinstance(other, Requirement) else NotImplemented
 
-@dataclass(frozen=True, slots=True)
-class Index:
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+class Index(Struct, frozen=True):
     """
     A package index of the user's own.
 
@@ -56,8 +60,7 @@ class Index:
     flat: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(Struct, frozen=True):
     """
     Where packages come from.
 
@@ -76,8 +79,7 @@ class Sources:
 PUBLIC: Final = Sources()
 
 
-@dataclass(frozen=True, slots=True)
-class CondaFile:
+class CondaFile(Struct, frozen=True):
     """
     A conda environment file.
 
@@ -92,16 +94,21 @@ class CondaFile:
     """
 
     document: str
-    text: str = field(compare=False)
+    text: str
     python: str | None = None
     packages: tuple[Requirement, ...] = ()
     needs_conda: tuple[Requirement, ...] = ()
     pip: tuple[Requirement, ...] = ()
     channels: tuple[str, ...] = ()
 
+    def __eq__(self, other: object) -> bool:
+        return self.document == other.document if isinstance(other, CondaFile) else NotImplemented
 
-@dataclass(frozen=True, slots=True)
-class BuildContext:
+    def __hash__(self) -> int:
+        return hash(self.document)
+
+
+class BuildContext(Struct, frozen=True):
     """
     A Dockerfile and the directory or URL it is built in.
 
@@ -116,16 +123,14 @@ class BuildContext:
     digest: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """Where an inference server answers: a TCP port and a path."""
 
     port: int
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceConfig:
+class InferenceConfig(Struct, frozen=True):
     """The routes of an inference server inside the image."""
 
     liveness_route: Route
@@ -133,8 +138,7 @@ class InferenceConfig:
     scoring_route: Route
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(Struct, frozen=True):
     """
     The content of one version. Two versions are the same if their specs have the same `digest`.
 
@@ -237,8 +241,7 @@ class Spec:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenSpec:
+class WrittenSpec(Struct, frozen=True):
     """
     A spec as it is stored, and sent: most of those that a list has are passed on, and never read.
 
@@ -247,8 +250,14 @@ class WrittenSpec:
         digest: The spec's. Two that have the same are equal.
     """
 
-    document: str = field(compare=False)
+    document: str
     digest: Digest
+
+    def __eq__(self, other: object) -> bool:
+        return self.digest == other.digest if isinstance(other, WrittenSpec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     @classmethod
     def of(cls, spec: Spec) -> Self:
@@ -290,7 +299,7 @@ def is_deeper(data: object, levels: int) -> bool:
 
 
 def _to_plain(value: object, *, origins: bool) -> Any:
-    """Dataclasses as dicts, tuples as lists; None, False and empty fields left out (an empty tuple is kept by `_keep`)."""
+    """Structs as dicts, tuples as lists; None, False and empty fields left out (an empty tuple is kept by `_keep`)."""
     if isinstance(value, Requirement):
         if not origins or value.origin is None:
             return {"text": value.text}
@@ -304,19 +313,21 @@ def _to_plain(value: object, *, origins: bool) -> Any:
         return str(value)
     if isinstance(value, BuildContext) and value.digest is not None and not origins:
         return {"digest": str(value.digest), "dockerfile_path": value.dockerfile_path}
-    if hasattr(value, "__dataclass_fields__"):
+    if isinstance(value, Struct):
         return _fields(value, origins=origins)
     if isinstance(value, tuple):
         return [_to_plain(each, origins=origins) for each in value]
     return value
 
 
-def _fields(value: Any, *, origins: bool) -> dict[str, Any]:
+def _fields(value: Struct, *, origins: bool) -> dict[str, Any]:
+    names, defaults = value.__struct_fields__, value.__struct_defaults__
+    required = len(names) - len(defaults)
     plain: dict[str, Any] = {}
-    for name, info in value.__dataclass_fields__.items():
+    for number, name in enumerate(names):
         each = getattr(value, name)
         # NOTE: only what differs from the default is written, so that a field added later changes no stored digest.
-        if each != info.default:
+        if number < required or each != defaults[number - required]:
             plain[name] = _to_plain(each, origins=origins)
     return plain
 

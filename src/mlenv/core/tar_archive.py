@@ -7,10 +7,10 @@ Formats: POSIX.1-2017 pax and ustar, and GNU's long names and large numbers. Eve
 import io
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import zstandard
+from msgspec import Struct
 
 from mlenv.errors import InvalidInput
 
@@ -36,8 +36,7 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """
     One entry of a tar.
 

@@ -1,7 +1,8 @@
 """API tokens, as they are remembered: never the secret."""
 
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from mlenv.core.scope import ScopeKey
 from mlenv.errors import Conflict, NotFound
@@ -25,8 +26,7 @@ class TokenNotFound(NotFound):
         self.id = id
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """
     A token that somebody may show.
 

@@ -7,10 +7,11 @@ becomes, and the content of each comes as a stream that is verified against RECO
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from typing import BinaryIO, Final
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
@@ -34,8 +35,7 @@ _OURS: Final = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 _INSTALLER: Final = b"mlenv\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
+class Scheme(Struct, frozen=True):
     """
     Where the kinds of files go, relative to the prefix (`sysconfig`, `posix_prefix` and `nt` in a virtual environment).
 
@@ -67,8 +67,7 @@ class Scheme:
         return path == "pyvenv.cfg" or (folder == self.scripts and name.startswith("python") and name[6:7] in "3.w")
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledFile:
+class InstalledFile(Struct, frozen=True):
     """
     One file as it lies under the prefix.
 
@@ -260,8 +259,7 @@ class Wheel:
         return _generated(path, rewrite_script(data, scheme.python), executable=True)
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledTree:
+class InstalledTree(Struct, frozen=True):
     """
     The files that a wheel becomes.
 

@@ -10,11 +10,11 @@ import re
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import BinaryIO, Final
 
 from isal import isal_zlib
+from msgspec import Struct
 
 from mlenv.errors import InvalidInput
 
@@ -56,8 +56,7 @@ class WheelTooLarge(InvalidWheel):
     """A wheel that unpacks to more than the limits allow: a decompression bomb, or not for here."""
 
 
-@dataclass(frozen=True, slots=True)
-class WheelLimits:
+class WheelLimits(Struct, frozen=True):
     """
     What a wheel may unpack to. Sizes in bytes.
 
@@ -76,8 +75,7 @@ class WheelLimits:
     metadata: int = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """
     One file in the archive. Sizes and offsets in bytes.
 

@@ -6,8 +6,9 @@ import hashlib
 import io
 import posixpath
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.wheel_archive import InvalidWheel, Member
 
@@ -23,8 +24,7 @@ class RecordMismatch(InvalidWheel):
     """A wheel whose RECORD says something else than what is in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordEntry:
+class RecordEntry(Struct, frozen=True):
     """
     One line of a wheel's RECORD.
 

@@ -1,8 +1,9 @@
 """Scripts of a distribution: `#!python` lines, and entry points (PyPA, "Entry points" and "Binary distribution format")."""
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.wheel_archive import InvalidWheel, check_path
 
@@ -13,8 +14,7 @@ _SHEBANG_LIMIT: Final = 127
 _GROUPS: Final = ("console_scripts", "gui_scripts")
 
 
-@dataclass(frozen=True, slots=True)
-class EntryPoint:
+class EntryPoint(Struct, frozen=True):
     """A script to be made: its name, and the function it calls."""
 
     name: str

@@ -10,8 +10,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.distribution.credentials import Login
 from mlenv.distribution.problems import AccessRefused, UnexpectedAnswer, describe
@@ -30,8 +31,7 @@ _PARAMETER: Final = re.compile(r"[ ,]*([!#$%&'*+.^_`|~0-9A-Za-z-]+) *= *(?:\"((?
 Ask = Callable[[str, str, list[tuple[str, str]], Mapping[str, str]], tuple[int, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Struct, frozen=True):
     """What a registry wants: `Basic`, or `Bearer` with the address of a token server."""
 
     scheme: str
@@ -39,13 +39,15 @@ class Challenge:
     service: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     """A token and until when it is used (of the monotonic clock, in seconds)."""
 
     scopes: frozenset[str]
     until: float
-    secret: str = field(repr=False)
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"_Token({self.scopes!r})"
 
 
 def parse_challenges(header: str) -> list[Challenge]:

@@ -10,9 +10,10 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.distribution.names import HUB
 from mlenv.errors import InvalidInput, Unavailable
@@ -43,8 +44,7 @@ class HelperFailed(Unavailable):
         self.program, self.host = program, host
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """
     An account. Its secrets are in no representation.
 
@@ -54,8 +54,11 @@ class Login:
     """
 
     user: str
-    password: str = field(repr=False)
-    identity: str | None = field(default=None, repr=False)
+    password: str
+    identity: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Login({self.user!r})"
 
     @property
     def basic(self) -> str:

@@ -1,8 +1,10 @@
 """Names of images in registries, as people write them: `HOST/REPOSITORY[:TAG][@DIGEST]`, or Docker Hub's short ones."""
 
 import re
-from dataclasses import dataclass, replace
 from typing import Final, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.image_name import full_name
@@ -30,8 +32,7 @@ class InvalidRemoteName(InvalidInput):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteName:
+class RemoteName(Struct, frozen=True):
     """
     A repository of a registry, and perhaps one image in it.
 

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.errors import InvalidInput
 
@@ -16,8 +17,7 @@ LISTED_VARIABLE: Final = "MLENV_REGISTRIES"
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
 
 
-@dataclass(frozen=True, slots=True)
-class RegistrySettings:
+class RegistrySettings(Struct, frozen=True):
     """
     Attributes:
         insecure: Registries (`host` or `host:port`) that may be spoken to without TLS, or with a certificate that

@@ -1,9 +1,9 @@
 """Two needs of one project that exclude each other: the heart of a conflict."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
+from msgspec import Struct
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
@@ -12,8 +12,7 @@ from mlenv.resolve.index_pages import ProjectPage
 from mlenv.resolve.requirement_lines import Line
 
 
-@dataclass(frozen=True, slots=True)
-class Clash:
+class Clash(Struct, frozen=True):
     """
     Two needs of a project that no version meets.
 

@@ -4,10 +4,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, Final, cast
+
+from msgspec.structs import replace
 
 from mlenv.core.conda_package import ENDINGS, CondaPackage, InvalidCondaPackage, NoArch
 from mlenv.core.digest import Digest, InvalidDigest

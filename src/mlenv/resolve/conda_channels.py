@@ -6,9 +6,10 @@ Credentials that stand in addresses are taken out, and kept apart.
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+from msgspec import Struct
 
 from mlenv.core.match_spec import SUBDIRS
 from mlenv.core.redact import redact
@@ -44,8 +45,7 @@ class InvalidChannel(InvalidInput):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(Struct, frozen=True):
     """
     How to be let in at a channel.
 
@@ -58,11 +58,14 @@ class Secret:
     """
 
     url: str
-    user: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
-    bearer: str = field(default="", repr=False)
-    token: str = field(default="", repr=False)
+    user: str = ""
+    password: str = ""
+    bearer: str = ""
+    token: str = ""
     at: str = ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
 
     @property
     def authorization(self) -> str | None:
@@ -82,8 +85,7 @@ class Secret:
         return f"{self.at}/t/{self.token}{url[len(self.at) :]}"
 
 
-@dataclass(frozen=True, slots=True)
-class CondaChannel:
+class CondaChannel(Struct, frozen=True):
     """
     A channel.
 

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
+
+from msgspec import Struct
 
 _START: Final = re.compile(r"^Cannot solve the request because of:\s*")
 _BRANCH: Final = re.compile(r"^(?P<indent>(?:│  |   )*)(?:├─|└─) (?P<text>.*)$")
@@ -25,8 +26,7 @@ _SHOWN: Final = 200
 Kind = Literal["wanted", "missing", "clashing", "package", "excluded"]
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(Struct, frozen=True):
     """
     One line of the tree.
 
@@ -47,8 +47,7 @@ class Fact:
     constrains: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """From one of the user's specs down to a fact: the facts on the way, the first of them the user's."""
 
     facts: tuple[Fact, ...]

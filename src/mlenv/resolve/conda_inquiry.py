@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from mlenv.core.match_spec import MatchSpec, parse_match_spec, to_rattler
 from mlenv.core.spec import Requirement

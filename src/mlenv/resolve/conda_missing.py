@@ -2,8 +2,9 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from mlenv.resolve.conda_channels import InvalidChannel
 from mlenv.resolve.conda_excluded import too_late

@@ -10,11 +10,12 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -50,8 +51,7 @@ class CondaClash(VersionConflict):
         self.package, self.conda_chain = package, conda_chain
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(Struct, frozen=True):
     """
     A Python distribution that a conda package brings.
 

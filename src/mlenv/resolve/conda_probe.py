@@ -3,9 +3,10 @@
 import os
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.errors import MlenvError
 from mlenv.resolve.conda_channels import ChannelTable, CondaChannel
@@ -21,8 +22,7 @@ _PATIENCE: Final = 5.0
 _LISTS: Final = ("repodata.json.zst", "repodata.json")
 
 
-@dataclass(frozen=True, slots=True)
-class CondaState:
+class CondaState(Struct, frozen=True):
     """
     What was found.
 

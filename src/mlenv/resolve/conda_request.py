@@ -1,9 +1,10 @@
 """What is asked for conda packages, and what that means: channels by address, specs in one spelling, the target."""
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.core.conda_package import NOARCH
 from mlenv.core.match_spec import InvalidMatchSpec, MatchSpec, match_specs, parse_match_spec, to_rattler
@@ -52,8 +53,7 @@ class AsksTooMuch(InvalidInput):
         self.count, self.most = count, most
 
 
-@dataclass(frozen=True, slots=True)
-class CondaRequest:
+class CondaRequest(Struct, frozen=True):
     """
     What is asked of the resolver.
 
@@ -84,8 +84,7 @@ def request_of(
     return CondaRequest(specs, target, conda.channels, seeds, cuda, as_of)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """One spec: the user's line, what it means, and its text for rattler."""
 
     line: Requirement
@@ -94,8 +93,7 @@ class Asked:
     seed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """
     What the solver is asked.
 

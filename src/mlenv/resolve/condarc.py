@@ -6,11 +6,12 @@ What conda's own settings say of channels: `.condarc` files and `CONDA_…` vari
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from mlenv.core.redact import redact
 from mlenv.errors import InvalidInput
@@ -48,8 +49,7 @@ class InvalidCondarc(InvalidInput):
         self.where, self.why = where, why
 
 
-@dataclass(frozen=True, slots=True)
-class CondaSettings:
+class CondaSettings(Struct, frozen=True):
     """
     What conda's settings say; what they do not say is None, or empty. Addresses may hold credentials.
 
@@ -65,15 +65,18 @@ class CondaSettings:
         offline: Whether only what was fetched before is used.
     """
 
-    channel_alias: str | None = field(default=None, repr=False)
-    channels: tuple[str, ...] | None = field(default=None, repr=False)
-    default_channels: tuple[str, ...] | None = field(default=None, repr=False)
-    custom_channels: Mapping[str, str] = field(default_factory=dict, repr=False)
-    custom_multichannels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
-    migrated_channel_aliases: tuple[str, ...] = field(default=(), repr=False)
-    mirrored_channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    channel_alias: str | None = None
+    channels: tuple[str, ...] | None = None
+    default_channels: tuple[str, ...] | None = None
+    custom_channels: Mapping[str, str] = field(default_factory=dict)
+    custom_multichannels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    migrated_channel_aliases: tuple[str, ...] = ()
+    mirrored_channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     add_pip_as_python_dependency: bool = True
     offline: bool = False
+
+    def __repr__(self) -> str:
+        return f"CondaSettings(pip={self.add_pip_as_python_dependency}, offline={self.offline})"
 
 
 #: What conda does where nobody set anything, and what a server does: its own user's settings are nobody else's.

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.resolve.requirement_lines import Line
 from mlenv.resolve.session import Outcome, Session
@@ -16,8 +18,7 @@ _ONE_TRY: Final = 30.0
 _ALL_TRIES: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(Struct, frozen=True):
     """
     A change of one line after which everything resolves.
 

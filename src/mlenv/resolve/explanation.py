@@ -1,10 +1,10 @@
 """uv's explanation of a failure, read for its facts. What can't be read is left out: the whole text stays as detail."""
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 
 from mlenv.core.redact import redact
@@ -29,8 +29,7 @@ _NOT_THERE: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """`parent` (with its bounds) needs `name` within `bounds`. The parent is None for the user."""
 
     parent: str | None

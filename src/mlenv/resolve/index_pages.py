@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any, Final
 from urllib.parse import unquote, urldefrag, urljoin
 
+from msgspec import Struct
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import Tag
 from packaging.utils import (
@@ -26,8 +26,7 @@ _ACCEPT: Final = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simp
 _LIMIT: Final = 1 << 26
 
 
-@dataclass(frozen=True, slots=True)
-class IndexFile:
+class IndexFile(Struct, frozen=True):
     """
     One file of a project.
 
@@ -56,8 +55,7 @@ class IndexFile:
         return self.requires_python.contains(full, prereleases=True)
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectPage:
+class ProjectPage(Struct, frozen=True):
     """All files of a project."""
 
     name: str

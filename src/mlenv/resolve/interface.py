@@ -1,10 +1,11 @@
 """What resolvers take and give: the one for pip, and the solver for conda below it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.lock import Artifact, LockedPackage
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from mlenv.resolve.conda_request import CondaRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Provided:
+class Provided(Struct, frozen=True):
     """
     A project that is there already, and is neither looked for nor installed: conda brings it.
 
@@ -31,8 +31,7 @@ class Provided:
     wheel: Path
 
 
-@dataclass(frozen=True, slots=True)
-class ResolveRequest:
+class ResolveRequest(Struct, frozen=True):
     """
     What is asked of a resolver.
 
@@ -62,8 +61,7 @@ class ResolveRequest:
     provided: tuple[Provided, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(Struct, frozen=True):
     """
     What a resolver found.
 

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mlenv.core.redact import without_credentials
 from mlenv.core.spec import Index, Sources
@@ -28,8 +30,7 @@ class InvalidMachineIndex(InvalidInput):
         self.variable = variable
 
 
-@dataclass(frozen=True, slots=True)
-class MachineIndex:
+class MachineIndex(Struct, frozen=True):
     """
     What takes the public index's place on this machine.
 
@@ -40,7 +41,10 @@ class MachineIndex:
     """
 
     index: Index
-    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    credentials: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"MachineIndex({self.index!r})"
 
     def fill(self, sources: Sources) -> Sources:
         """The sources, with this index where they name no default."""

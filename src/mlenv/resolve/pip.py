@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.lock import Artifact, LockedPackage

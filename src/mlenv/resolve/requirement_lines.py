@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.requirements import InvalidRequirement as InvalidPep508
 from packaging.requirements import Requirement as Pep508
 from packaging.utils import (
@@ -27,8 +28,7 @@ _STARRED: Final = re.compile(r"(?<![=!])(>=|<=|>|<|~=)\s*([\w.!+-]*?)\.\*")
 _SINGLE_EQUALS: Final = re.compile(r"^[\w.-]+(\[[\w,. -]+\])?\s*=\s*[\w.*]+$")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """
     One thing asked for.
 

@@ -3,8 +3,10 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.core.disk_faults import told_disk_fault
 from mlenv.core.spec import Requirement
@@ -15,8 +17,7 @@ from mlenv.resolve.uv_output import Found, read_edges, read_pylock
 from mlenv.resolve.uv_process import RETRIES, Finished, Uv
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How an attempt ended: with packages, or with the explanation of why not."""
 
     found: tuple[Found, ...] | None

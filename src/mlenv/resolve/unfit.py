@@ -1,8 +1,8 @@
 """What exists, but not so: no such version, or none for this Python or this system."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
+from msgspec.structs import replace
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from mlenv.core.redact import redact

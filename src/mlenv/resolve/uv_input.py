@@ -1,10 +1,11 @@
 """One attempt to resolve, written down for uv: a project file, a configuration file, and the command line."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 
 from mlenv.core.platform import GLIBC_FLOOR, Target
@@ -21,8 +22,7 @@ _LEVELS: Final = (40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 17)
 _CACHE_CONTROL: Final = {"api": "max-age=600", "files": "max-age=365000000, immutable"}
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """
     What one run of uv is asked.
 

@@ -1,12 +1,12 @@
 """What uv found, read: `pylock.toml` (PEP 751) for the files, and the annotated list for who needs whom."""
 
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import tomli
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 
 from mlenv.core.platform import Target
@@ -26,8 +26,7 @@ class UnreadableAnswer(MlenvError):
     hint = "report this, with what `uv --version` says; meanwhile an older or newer uv may do"
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(Struct, frozen=True):
     """
     A file in uv's answer.
 
@@ -42,8 +41,7 @@ class FoundFile:
     sha256: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """
     A package in uv's answer.
 
@@ -61,9 +59,9 @@ class Found:
 def read_pylock(text: str, target: Target) -> tuple[Found, ...]:
     """The packages, sorted by name. Raises `UnreadableAnswer`."""
     try:
-        document = tomllib.loads(text)
+        document = tomli.loads(text)
         found = [_package(each, target) for each in document.get("packages", ())]
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (tomli.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableAnswer(f"uv wrote a pylock.toml that can't be read: {error!r}") from error
     return tuple(sorted(found, key=lambda each: each.name))
 

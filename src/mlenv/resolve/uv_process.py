@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.errors import Unavailable
 
@@ -52,8 +53,7 @@ class UvTimeout(Unavailable):
         self.seconds = seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """How a run of uv ended: its exit code, and all it wrote."""
 
     code: int

@@ -4,16 +4,16 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _NAME = re.compile(r"python(3(\.\d+)?)?(\.exe)?", re.IGNORECASE)
 #: Where conda is usually installed, below the home directory.
 _CONDA = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba")
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """
     A file that may be an interpreter.
 

@@ -10,9 +10,10 @@ import tarfile
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
+
+from msgspec import Struct, field
 
 from mlenv.core.digest import Digest
 from mlenv.core.image import INDEX_TYPE, MANIFEST_TYPE, Descriptor
@@ -45,8 +46,7 @@ class UnmountablePath(InvalidInput):
         self.path = path
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerRun:
+class ContainerRun(Struct, frozen=True):
     """
     One run in a container.
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.errors import Unavailable
 
@@ -46,8 +47,7 @@ class EngineFailed(Unavailable):
         self.detail = "\n".join(lines) or None
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """
     What this machine lets an engine do.
 
@@ -68,8 +68,7 @@ class Surroundings:
     init: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerEngine:
+class ContainerEngine(Struct, frozen=True):
     """
     An engine that answers.
 

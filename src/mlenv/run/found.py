@@ -3,9 +3,10 @@
 import os
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.lock import LOCK_NAME, Lock
@@ -17,8 +18,7 @@ from mlenv.run.pythons import HostPython
 RECIPE: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(Struct, frozen=True):
     """
     A materialised environment.
 

@@ -4,10 +4,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.core.check import CheckReport, InstalledConda, InstalledDistribution, compare_installed
 from mlenv.core.lock import Lock
@@ -25,8 +26,7 @@ class InspectionFailed(Unavailable):
         self.what, self.reason = what, reason
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(Struct, frozen=True):
     """
     What an interpreter said of itself.
 

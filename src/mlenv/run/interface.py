@@ -1,9 +1,10 @@
 """What runs need of the world: wheels as files, and somebody who compiles bytecode."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.progress import Progress
@@ -16,8 +17,7 @@ class WheelFiles(Protocol):
         """The wheel as a file that must not be changed. Raises `NotFound`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(Struct, frozen=True):
     """
     One Python file to compile.
 

@@ -9,9 +9,10 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.lock import Lock
 from mlenv.core.reference import EnvironmentName, VersionName
@@ -32,8 +33,7 @@ class NoKernelInside(Conflict):
         self.hint = f"add `{_PACKAGE}` to its pip requirements, create a new version, and install the kernel for that"
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledKernel:
+class InstalledKernel(Struct, frozen=True):
     """
     A kernel spec on disk.
 

@@ -12,9 +12,10 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Never
+
+from msgspec import Struct
 
 from mlenv.errors import InvalidInput, NotFound
 
@@ -48,8 +49,7 @@ class CommandNotRunnable(InvalidInput):
         self.command, self.reason = command, reason
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """
     How a command ended.
 

@@ -3,9 +3,10 @@
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.core.platform import Glibc, InvalidPlatform, Platform, Target
 from mlenv.core.python_version import admits, is_bare, minor_of
@@ -17,8 +18,7 @@ from mlenv.run.probe import Prober, UnusablePython
 VARIABLE: Final = "MLENV_PYTHON"
 
 
-@dataclass(frozen=True, slots=True)
-class HostPython:
+class HostPython(Struct, frozen=True):
     """
     An interpreter of this machine that environments can be made with.
 
@@ -52,8 +52,7 @@ class HostPython:
         return f"{self.version} ({self.path})"
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedPython:
+class SkippedPython(Struct, frozen=True):
     """An interpreter that was found and can't be used, and why."""
 
     path: Path

@@ -12,9 +12,11 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv import faults
 from mlenv.core.lock import LockedPackage
@@ -31,8 +33,7 @@ _NO_PYTHON_LINE: Final = f"#!{_NO_PYTHON}\n".encode()
 _TEMPLATE_LINE: Final = "#!python\n"
 
 
-@dataclass(frozen=True, slots=True)
-class WheelListing:
+class WheelListing(Struct, frozen=True):
     """
     What an unpacked wheel brings.
 

@@ -7,13 +7,13 @@ but in a way that fits every application, and takes longer for it than most of t
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, Final, get_args, get_origin
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from msgspec import Struct
 from pydantic import BaseModel
 
 from mlenv.server.middleware import Receive, Scope, Send
@@ -101,8 +101,7 @@ class _Function:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameter:
+class _Parameter(Struct, frozen=True):
     """
     One value of a request.
 

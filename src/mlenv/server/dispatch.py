@@ -6,11 +6,11 @@ walks a tree of path parts to the few routes that can match, and lets these deci
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute, iter_route_contexts
+from msgspec import Struct, field
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 
@@ -18,8 +18,7 @@ from mlenv.server.direct import DirectRoute
 from mlenv.server.middleware import App, Message, Receive, Scope, Send
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(Struct):
     """Where a path has come to: what may follow, and the routes that end here or take all the rest."""
 
     parts: "dict[str, _Node]" = field(default_factory=dict)

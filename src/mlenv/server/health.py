@@ -3,10 +3,10 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
+from msgspec import Struct
 from starlette.responses import JSONResponse, Response
 
 from mlenv.core.disk_faults import disk_fault
@@ -26,8 +26,7 @@ _FRESH: Final = 1.0
 Check = Callable[[], object]
 
 
-@dataclass(slots=True)
-class Readiness:
+class Readiness(Struct):
     """
     What the server needs.
 

@@ -6,11 +6,11 @@ may be, with files sent by the kernel (`mlenv.server.sendfile`), and with large 
 
 import asyncio
 from asyncio.exceptions import SendfileNotAvailableError
-from dataclasses import dataclass
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 from httptools import HttpRequestParser
+from msgspec import Struct
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -192,8 +192,7 @@ def _turns(loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
     return _TURNS.setdefault(loop, asyncio.Lock())
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(Struct, frozen=True):
     """An open file, as the event loop asks for it."""
 
     descriptor: int

@@ -10,7 +10,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote_plus
 
@@ -21,6 +20,7 @@ from authlib.oidc.core import CodeIDToken
 from joserfc import jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
+from msgspec import Struct
 
 from mlenv.errors import Forbidden, Unavailable
 
@@ -53,8 +53,7 @@ class ProviderUnavailable(Unavailable):
         super().__init__(f"the login provider {issuer} is of no use: {why}")
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """
     A login that has begun.
 
@@ -69,8 +68,7 @@ class Begun:
     verifier: str
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(Struct, frozen=True):
     """
     Who has logged in.
 
@@ -83,8 +81,7 @@ class Person:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Metadata:
+class _Metadata(Struct, frozen=True):
     issuer: str
     authorization: str
     token: str

@@ -7,11 +7,12 @@ Nothing from inside is told: what was not raised on purpose is logged, and the a
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
+from msgspec import Struct, field
+from msgspec.structs import replace
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -48,8 +49,7 @@ _RETRY_AFTER: Final = "2"
 _MOST: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """
     One of several things that are wrong with a request.
 
@@ -66,8 +66,7 @@ class Fault:
     members: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """
     An answer to what went wrong, in no dialect yet.
 

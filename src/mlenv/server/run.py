@@ -14,12 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
+from msgspec import Struct, field
 
 from mlenv.errors import Unavailable
 from mlenv.server.joining import JoiningHttp
@@ -90,8 +90,7 @@ def url_of(settings: Settings, listening: socket.socket) -> str:
     return f"{'http' if settings.plain else 'https'}://{host}:{listening.getsockname()[1]}"
 
 
-@dataclass(slots=True)
-class Serving:
+class Serving(Struct):
     """
     What one process serves.
 

@@ -1,12 +1,12 @@
 """A server's settings: from flags, the environment and a file, in that order, each with where it came from."""
 
 import os
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+import tomli
+from msgspec import Struct
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -172,8 +172,7 @@ class Settings(BaseModel):
         return self.processes or os.cpu_count() or 1
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """
     Settings, and where each came from.
 
@@ -250,10 +249,10 @@ def _read(file: Path) -> dict[str, Any]:
             data = stream.read(_FILE_LIMIT + 1)
         if len(data) > _FILE_LIMIT:
             raise InvalidSettings(f"{file}: a settings file is not that large")
-        document = tomllib.loads(data.decode())
+        document = tomli.loads(data.decode())
     except OSError as error:
         raise InvalidSettings(f"the settings file can't be read: {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"{file} is not TOML: {error}") from error
     found = {name.replace("-", "_"): value for name, value in document.items()}
     for name in found:

@@ -7,8 +7,9 @@ Each one is authorised by the site's door for the caller who asks; see `mlenv.se
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.access import EVERYWHERE, Caller, Operation, Principal, PrincipalExists, PrincipalNotFound, Role
 from mlenv.core.scope import (
@@ -43,8 +44,7 @@ class InvalidPrincipalName(InvalidInput):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """A role that somebody has in a namespace; `EVERYWHERE` stands for all."""
 
     principal: str
@@ -53,8 +53,7 @@ class Grant:
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
-class NewScope:
+class NewScope(Struct, frozen=True):
     """A workspace or registry to be made, at an address on Azure's terms. What is not said is what this server has."""
 
     kind: ScopeKind

@@ -6,9 +6,11 @@ Jobs are kept here as well; what else can be done with them is in `mlenv.service
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.core.assets import Asset, AssetConflict, AssetKind, AssetNotFound, check_asset_name
 from mlenv.core.digest import Digest
@@ -99,8 +101,7 @@ class MissingEnvironment(InvalidInput):
         self.reference = reference
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """What is kept now, and whether it is new."""
 
     asset: Asset

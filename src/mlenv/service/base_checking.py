@@ -1,9 +1,10 @@
 """Which environments stand on a base image whose tag has moved since they were locked."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion
@@ -27,8 +28,7 @@ class BaseState(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedBase:
+class CheckedBase(Struct, frozen=True):
     """
     A version for one platform, and its base.
 

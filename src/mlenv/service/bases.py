@@ -7,10 +7,10 @@ layers come when they are needed; and `NAME+OS/ARCH` for platforms other than th
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from mlenv.build.interface import Blobs
 from mlenv.build.validate import load_image
@@ -53,8 +53,7 @@ class BaseNotHere(NotFound):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Struct, frozen=True):
     """A base image that is at hand: what it is and what it offers."""
 
     image: Image
@@ -300,6 +299,8 @@ class Bases:
             InvalidInput: No such base can be made.
             Unavailable: `mmdebstrap` is missing, or the Debian mirror can't be reached.
         """
+        from tempfile import TemporaryDirectory
+
         from mlenv.build.debian import create_debian_base
 
         distribution, _, suite = image.partition(":")

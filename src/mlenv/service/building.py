@@ -1,8 +1,10 @@
 """A lock becomes an image: the steps of one build, and what is remembered of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.build.interface import Blobs
 from mlenv.build.validate import load_image
@@ -41,8 +43,7 @@ class NotBuilt(NotFound):
         self.hint = f"build it with `mlenv environment build {version}`"
 
 
-@dataclass(frozen=True, slots=True)
-class BuildResult:
+class BuildResult(Struct, frozen=True):
     """
     A version's image.
 

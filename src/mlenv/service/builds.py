@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.layer import Compression
@@ -48,8 +50,7 @@ class InvalidBuildOptions(InvalidInput):
     """A build can't be asked for in this way."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogState:
+class LogState(Struct, frozen=True):
     """
     How far a log has come.
 

@@ -4,9 +4,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mlenv.build.context import ContextLimits, PackedContext, pack_directory, pack_files, read_dockerfile, unpack
 from mlenv.build.interface import Blobs, ImageNames
@@ -62,8 +64,7 @@ class InvalidArgument(InvalidInput):
     """A build argument or a secret that can't be given."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContextSettings:
+class ContextSettings(Struct, frozen=True):
     """
     How contexts are built here.
 
@@ -81,8 +82,7 @@ class ContextSettings:
     local: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ContextOptions:
+class ContextOptions(Struct, frozen=True):
     """
     How one build is made. Nothing of it is kept.
 
@@ -93,7 +93,10 @@ class ContextOptions:
 
     engine: str | None = None
     network: str | None = None
-    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"ContextOptions({self.engine!r}, {self.network!r})"
 
 
 def settings_from(variables: Mapping[str, str]) -> ContextSettings:

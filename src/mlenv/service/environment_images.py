@@ -6,8 +6,9 @@ version that was built for several platforms is shown as an index over its image
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from mlenv.build.validate import load_image
 from mlenv.core.digest import Digest
@@ -53,8 +54,7 @@ class BuiltStore(Protocol):
         """The images of an environment's versions."""
 
 
-@dataclass(slots=True)
-class Remembered:
+class Remembered(Struct):
     """
     What one process remembers of what does not change: images of environments stay, and so do their parts.
 

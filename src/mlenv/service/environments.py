@@ -1,9 +1,10 @@
 """Use cases of environments and their versions: create, find, list, update, archive, restore, label."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from msgspec import Struct
 
 from mlenv.core.environment import Definition, Environment, EnvironmentVersion, LabelChange, View
 from mlenv.core.reference import LATEST, EnvironmentName, LabelName, Reference
@@ -54,16 +55,14 @@ class InvalidText(InvalidInput):
         self.what = what
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(Struct, frozen=True):
     """A registered version, and whether it is new; otherwise the same content was there before."""
 
     version: EnvironmentVersion
     new: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """
     What an update changes.
 

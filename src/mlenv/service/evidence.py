@@ -1,9 +1,10 @@
 """What is known of an image, as documents that are attached to it: its lock, its spec, its build's log, its provenance."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion
@@ -25,8 +26,7 @@ ALWAYS_ATTACHED: Final = (EvidenceKind.LOCK, EvidenceKind.SPEC, EvidenceKind.PRO
 _BASE: Final = "org.opencontainers.image.base.digest"
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(Struct, frozen=True):
     """
     One document about an image, ready to be attached to it.
 
@@ -61,8 +61,7 @@ class Repository(Protocol):
         """Have a manifest there, by its digest, and listed by its subject."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(Struct, frozen=True):
     """A document about an image that is in a repository: its manifest, and whether it was sent now."""
 
     kind: EvidenceKind

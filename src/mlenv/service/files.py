@@ -7,11 +7,13 @@ nothing until they are put together; those that never are can be forgotten after
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.files import FileExists, FileNotHere, FileSealed, StoredFile, check_path
@@ -112,8 +114,7 @@ class FileStore(Protocol):
         """Forget blocks that came before a time; of all of the namespace's files if `path` is None."""
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(Struct, frozen=True):
     """Bytes that are in the blob store, and have no name yet."""
 
     digest: Digest

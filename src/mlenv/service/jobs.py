@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.core.assets import Asset, AssetKind, AssetNotFound
 from mlenv.core.digest import Digest
@@ -48,8 +50,7 @@ class JobExists(Conflict):
         self.name = name
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(Struct, frozen=True):
     """A job, and whether it is new."""
 
     job: Job

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from mlenv.build.validate import load_image
 from mlenv.core.digest import Digest
@@ -48,8 +49,7 @@ class EvidenceOf(Protocol):
         """Documents about a version's image."""
 
 
-@dataclass(frozen=True, slots=True)
-class PushedBlob:
+class PushedBlob(Struct, frozen=True):
     """
     One part of what was pushed.
 
@@ -65,8 +65,7 @@ class PushedBlob:
     became: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+class Pushed(Struct, frozen=True):
     """
     What a push came to.
 
@@ -85,8 +84,7 @@ class Pushed:
         return sum(each.size for each in self.blobs if each.became == became)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """A blob to be pushed, and the base that it belongs to, if it is one of a base's."""
 
     kind: str

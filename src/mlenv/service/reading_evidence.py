@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from mlenv.core.digest import Digest, DigestMismatch, InvalidDigest
 from mlenv.core.environment import EnvironmentVersion
@@ -51,8 +52,7 @@ class Repository(Protocol):
         """A blob's bytes, checked against its digest and size."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """
     What evidence is about.
 
@@ -71,8 +71,7 @@ class Subject:
         return f"{found.get('os')}/{found.get('architecture')}" if found else None
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """One attachment: what it is about, its manifest's descriptor, and what that says."""
 
     subject: Subject

@@ -7,9 +7,10 @@ What runs on this machine (`mlenv.service.running`) is the same as without a ser
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
+
+from msgspec.structs import replace
 
 from mlenv.build.installed import installed_of
 from mlenv.build.interface import Blobs

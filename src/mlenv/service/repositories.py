@@ -6,10 +6,11 @@ or free: it has what was pushed to it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import Struct
 
 from mlenv.build.interface import Blobs
 from mlenv.core.digest import Digest, DigestMismatch
@@ -142,8 +143,7 @@ class Bytes(Blobs, Protocol):
         """Where a blob is, if it is there."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBlob:
+class StoredBlob(Struct, frozen=True):
     """A blob that a repository has: its file, which must not be changed, and its size in bytes."""
 
     digest: Digest

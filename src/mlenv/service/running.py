@@ -1,9 +1,11 @@
 """A version becomes a running process, on this machine or in a container, and leaves a record of its use."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion
@@ -42,8 +44,7 @@ class OwnPython(InvalidInput):
     hint = "leave `--python` out; another Python is another version, with another `python` in the conda file"
 
 
-@dataclass(frozen=True, slots=True)
-class LocalEnvironment:
+class LocalEnvironment(Struct, frozen=True):
     """
     A version, materialised on this machine.
 
@@ -56,8 +57,7 @@ class LocalEnvironment:
     lock: Lock
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True):
     """
     How a version is run.
 

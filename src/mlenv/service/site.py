@@ -6,10 +6,11 @@ what was opened to read can't write.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from mlenv.core.access import EVERYWHERE, Caller, Operation, Principal, authorize
 from mlenv.core.audit import Author
@@ -44,8 +45,7 @@ class ScopeNotFound(NotFound):
         self.kind, self.name = kind, name
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """A token's principal, and until when it may be taken for good without asking again."""
 
     principal: Principal

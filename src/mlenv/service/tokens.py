@@ -9,10 +9,11 @@ import secrets
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.access import (
     EVERYWHERE,
@@ -67,8 +68,7 @@ class TooMuch(Forbidden):
         self.scope = scope
 
 
-@dataclass(frozen=True, slots=True)
-class NewToken:
+class NewToken(Struct, frozen=True):
     """
     A token to be made.
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from mlenv.build.images import load_image
 from mlenv.build.interface import Blobs
@@ -35,8 +36,7 @@ class BlobProblem(Protocol):
         """Whether it is a leftover that nothing names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """
     One thing that is not as it should be.
 

@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from mlenv.core.digest import ALGORITHMS, Digest, DigestMismatch, InvalidDigest
 from mlenv.core.image import INDEX_TYPE, Descriptor
@@ -18,8 +19,7 @@ from mlenv.threads import in_threads
 _CHUNK: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """
     Something wrong in a store.
 

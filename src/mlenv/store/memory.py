@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, TypeVar, cast
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.environment import Definition, Environment, EnvironmentVersion, LabelChange, View
@@ -29,8 +31,7 @@ from mlenv.core.versions import FIRST_VERSION, next_after
 _Method = TypeVar("_Method", bound=Any)
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Struct):
     """An environment. `versions` are in the order of their making; `archived` of each is its own alone."""
 
     created_at: datetime

@@ -5,9 +5,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from msgspec.structs import replace
 
 from mlenv import faults
 from mlenv.core.digest import ALGORITHMS, SHA256, Digest, DigestMismatch, InvalidDigest

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from mlenv.core.assets import Asset, AssetKind, AssetNotFound
 from mlenv.core.audit import Author, Change

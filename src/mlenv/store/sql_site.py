@@ -6,9 +6,10 @@ Each method is one transaction; what it changes and the record of it are in the 
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
+
+from msgspec.structs import asdict
 
 from mlenv.core.access import EVERYWHERE, LastAdministrator, Principal, PrincipalExists, PrincipalNotFound, Role
 from mlenv.core.audit import AuditRecord, Author, Change

@@ -13,9 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from mlenv.core.audit import Author
 from mlenv.core.disk_faults import disk_fault
@@ -37,8 +39,7 @@ DATABASE: Final = "MLENV_DATABASE_URL"
 AUTHOR_ID: Final = "worker"
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """What is to be built, where. All of it is plain text."""
 
     home: str
@@ -63,7 +64,7 @@ class Order:
 
 
 def to_policy(document: dict[str, Any]) -> SitePolicy:
-    """What a worker said of its site's policy (`dataclasses.asdict`)."""
+    """What a worker said of its site's policy (`msgspec.structs.asdict`)."""
     return SitePolicy(**{**document, "indexes": tuple(document["indexes"])})
 
 

@@ -1,10 +1,11 @@
 """What workers need of a site's store. `mlenv.wiring.hosted.Hosted` is the one there is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from mlenv.core.audit import Author
 from mlenv.core.environment import EnvironmentVersion
@@ -80,8 +81,7 @@ class Hosting(Protocol):
         """Scope, name and attempts of jobs that were submitted before a time and have not ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """
     How much is done at once, and how long it may take.
 

@@ -10,11 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from mlenv.core.assets import AssetKind
 from mlenv.core.audit import Author
@@ -48,8 +50,7 @@ class NoCode(InvalidInput):
         self.uri = uri
 
 
-@dataclass(frozen=True, slots=True)
-class JobOrder:
+class JobOrder(Struct, frozen=True):
     """
     What is to be run. All of it is plain text.
 

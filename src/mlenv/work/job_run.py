@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal, Protocol
+
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion

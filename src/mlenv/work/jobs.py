@@ -13,9 +13,11 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from mlenv.core.assets import AssetNotFound
 from mlenv.core.jobs import Job, JobStatus
@@ -45,8 +47,7 @@ _GRACE: Final = 5.0
 _REPORT: Final = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(Struct, frozen=True):
     """What came of an attempt. `status` is None where it is to wait again, or where it was canceled."""
 
     status: JobStatus | None

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
+
+from msgspec import Struct
 
 from mlenv.core.redact import redact
 from mlenv.core.scope import ScopeKey
@@ -68,8 +69,7 @@ class TaskKind(StrEnum):
         return f"{self.value}s"
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """One thing to do, in a namespace: a build by its id, or a job by its name."""
 
     kind: TaskKind

@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from mlenv.core.digest import Digest
 from mlenv.core.disk_faults import disk_fault
@@ -40,8 +42,7 @@ _REPORT: Final = 1 << 20
 _SECRET: Final = ("PASSWORD", "TOKEN", "SECRET", "API_KEY", "CREDENTIAL", "PRIVATE_KEY")
 
 
-@dataclass(slots=True)
-class _Course:
+class _Course(Struct):
     """What a child has reported so far. Written by the thread that reads, and read by the one that waits."""
 
     steps: list[TimedStep]
@@ -77,8 +78,7 @@ class _Course:
         return next((title for title, since in list(self.open.items()) if now - since > limit), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stopped:
+class _Stopped(Struct, frozen=True):
     """Why a build was stopped: `limit`, `canceled` (it has ended in the rows) or `leaving`; with one line for people."""
 
     why: str

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 from support.images import make_image, new_store
 
 from mlenv.build.compose import compose_image, environment_layer

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from msgspec import structs
 from support.blobs import DirectoryBlobs
 from support.conda_locked import locked, stored
 from support.conda_packages import PLACEHOLDER, Ending, File, Link, Package, Parts, make_package, member
@@ -292,7 +293,7 @@ def test_a_file_that_is_not_the_locked_one_is_never_stored(blobs: DirectoryBlobs
         blobs.put([made.data + b"\0"], digest=package.artifact.digest, size=len(made.data) + 1, what=made.filename)
     assert blobs.names() == set()
     there = stored(blobs, made)
-    wrong = dataclasses.replace(there, artifact=dataclasses.replace(there.artifact, size=7))
+    wrong = structs.replace(there, artifact=structs.replace(there.artifact, size=7))
     _refused(blobs, wrong, f"has {len(made.data)} bytes, expected 7 as locked")
 
 

@@ -1,6 +1,5 @@
 """Layers of conda packages: what is in them, that they are always the same, and what they are known by."""
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from msgspec import structs
 from support.blobs import DirectoryBlobs, LayerMemory
 from support.conda_locked import stored
 from support.conda_packages import (
@@ -175,7 +175,7 @@ def test_python_packages_for_any_platform_are_laid_out(blobs: DirectoryBlobs) ->
 def test_the_scheme_is_that_of_the_locked_python(blobs: DirectoryBlobs) -> None:
     python = stored(blobs, interpreter("3.11.2"))
     assert CondaScheme.of([python], "/p") == CondaScheme("/p", "3.11", "lib/python3.11/site-packages")
-    free = dataclasses.replace(python, site_packages="lib/python3.11t/site-packages")
+    free = structs.replace(python, site_packages="lib/python3.11t/site-packages")
     assert CondaScheme.of([free], "/p").site_packages == "lib/python3.11t/site-packages"
     assert CondaScheme.of([stored(blobs, make_package("x"))], "/p") == CondaScheme("/p")
 
@@ -234,20 +234,20 @@ def test_what_decides_the_bytes_is_in_the_key(blobs: DirectoryBlobs) -> None:
         plan.key(_RECIPE),
         plan.key(CondaRecipe(_SCHEME, Compression.GZIP)),
         plan.key(CondaRecipe(CondaScheme("/other"))),
-        _plan(dataclasses.replace(package, depends=("y",))).key(_RECIPE),
-        _plan(dataclasses.replace(package, license="GPL")).key(_RECIPE),
+        _plan(structs.replace(package, depends=("y",))).key(_RECIPE),
+        _plan(structs.replace(package, license="GPL")).key(_RECIPE),
     }
     assert len(keys) == 5
-    assert _plan(dataclasses.replace(package, requested="x")).key(_RECIPE) == plan.key(_RECIPE)
+    assert _plan(structs.replace(package, requested="x")).key(_RECIPE) == plan.key(_RECIPE)
 
 
 def test_many_heavy_packages_share_layers(blobs: DirectoryBlobs) -> None:
     package = stored(blobs, make_package("x"))
-    heavy = dataclasses.replace(package.artifact, size=5_000_000)
+    heavy = structs.replace(package.artifact, size=5_000_000)
 
     def named(number: int) -> CondaPackage:
-        artifact = dataclasses.replace(heavy, filename=f"x{number}-1.0-0.conda")
-        return dataclasses.replace(package, name=f"x{number}", artifact=artifact)
+        artifact = structs.replace(heavy, filename=f"x{number}-1.0-0.conda")
+        return structs.replace(package, name=f"x{number}", artifact=artifact)
 
     assert len(plan_conda_layers(map(named, range(40)))) == 40
     many = plan_conda_layers(map(named, range(200)))

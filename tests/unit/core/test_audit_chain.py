@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.audit import GENESIS, AuditRecord, Author, Change, Unchained, find_breaks, find_faults
 from mlenv.core.spec import canonical_json

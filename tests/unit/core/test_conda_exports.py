@@ -1,8 +1,7 @@
 """Locks with conda packages in the words of others."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.conda_exports import NotExportable, lock_text, to_conda_lock, to_explicit, to_rattler_lock
 from mlenv.core.conda_package import CondaPackage

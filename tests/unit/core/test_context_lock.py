@@ -1,6 +1,5 @@
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.installed import Installed, InstalledPackage, with_installed

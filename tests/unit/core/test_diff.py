@@ -1,8 +1,8 @@
 """What differs between two locked environments."""
 
-import dataclasses
 from datetime import UTC, datetime
 
+from msgspec import structs
 from support.conda_locked import conda_lock, locked
 from support.conda_packages import make_package
 
@@ -90,16 +90,16 @@ def test_packages_of_conda() -> None:
     plain = difference.to_dict()["packages"][2]
     assert (plain["manager"], plain["old"]["build"], plain["new"]["build"]) == ("conda", "0", "h_1")
     assert plain["new"]["channel"] == "https://conda.example.org/main"
-    other_bytes = dataclasses.replace(
-        old.conda[0], artifact=dataclasses.replace(old.conda[0].artifact, digest=Digest.of(b"other"))
+    other_bytes = structs.replace(
+        old.conda[0], artifact=structs.replace(old.conda[0].artifact, digest=Digest.of(b"other"))
     )
-    rebuilt = dataclasses.replace(old, conda=(other_bytes, *old.conda[1:]))
+    rebuilt = structs.replace(old, conda=(other_bytes, *old.conda[1:]))
     assert [each.kind for each in compare_environments((Spec(), old), (Spec(), rebuilt)).packages] == ["rebuilt"]
 
 
 def test_what_moves_from_pip_to_conda_is_removed_and_added() -> None:
     old = _lock(_package("numpy", "1.0", 10))
-    new = dataclasses.replace(_lock(), conda=(locked(make_package("numpy", "1.0", build="h_0")),))
+    new = structs.replace(_lock(), conda=(locked(make_package("numpy", "1.0", build="h_0")),))
     difference = compare_environments((Spec(), old), (Spec(), new))
     assert [(each.name, each.manager, each.kind) for each in difference.packages] == [
         ("numpy", "conda", "added"),

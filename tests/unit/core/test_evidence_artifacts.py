@@ -1,11 +1,11 @@
 """Artifact manifests: as image-spec 1.1 wants them, the same bytes each time, and read with suspicion."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest
 from mlenv.core.evidence import (

@@ -1,11 +1,11 @@
 """Provenance: an in-toto statement that anyone can read, with all that went into an image, and the same bytes each time."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.conda_locked import conda_lock, locked
 from support.conda_packages import interpreter, make_package, python_package
 from support.in_toto import check_statement

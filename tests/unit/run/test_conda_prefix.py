@@ -1,6 +1,5 @@
 """Local prefixes of conda packages: what an image has, for another place, and linked to a cache."""
 
-import dataclasses
 import json
 import os
 import stat
@@ -9,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from support.blobs import DirectoryBlobs
 from support.conda_locked import stored
 from support.conda_packages import (
@@ -176,7 +176,7 @@ def test_nothing_of_a_refused_package_stays(cache: Cache) -> None:
     assert not cache.unpacked.has(package)
     good = stored(cache.blobs, make_package("x"))
     with pytest.raises(InvalidCondaArchive, match="expected 7 as locked"):
-        cache.unpack_locked([dataclasses.replace(good, artifact=dataclasses.replace(good.artifact, size=7))])
+        cache.unpack_locked([structs.replace(good, artifact=structs.replace(good.artifact, size=7))])
     assert os.listdir(cache.unpacked.directory) == []
 
 

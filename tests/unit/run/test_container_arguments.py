@@ -1,10 +1,10 @@
 """What an engine is told, on machines of several kinds."""
 
 import csv
-import dataclasses
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from support.images import make_image
 
 from mlenv.build.images import import_image
@@ -19,7 +19,7 @@ _RUN = ContainerRun("sha256:0", ("python", "train.py"), Path("/home/a/project"))
 
 
 def _engine(name: str, **facts: object) -> ContainerEngine:
-    return ContainerEngine(name, f"/usr/bin/{name}", "5.0", dataclasses.replace(_USER, **facts))  # type: ignore[arg-type]
+    return ContainerEngine(name, f"/usr/bin/{name}", "5.0", structs.replace(_USER, **facts))
 
 
 def test_podman_of_a_user() -> None:
@@ -32,7 +32,7 @@ def test_podman_of_a_user() -> None:
 
 
 def test_docker_of_a_user() -> None:
-    arguments = run_arguments(_engine("docker", init=False), dataclasses.replace(_RUN, gpus="all", terminal=True))
+    arguments = run_arguments(_engine("docker", init=False), structs.replace(_RUN, gpus="all", terminal=True))
     assert {"--user=1000:100", "--env=HOME=/tmp", "--gpus=all", "--tty", "--init"} <= set(arguments)
     assert arguments[-3:] == ["sha256:0", "python", "train.py"]
 
@@ -57,7 +57,7 @@ def test_without_an_init_python_takes_its_place() -> None:
     ("gpus", "expected"), [("all", "--device=nvidia.com/gpu=all"), ("0", "--device=nvidia.com/gpu=0")]
 )
 def test_podman_is_told_of_devices(gpus: str, expected: str) -> None:
-    assert expected in run_arguments(_engine("podman"), dataclasses.replace(_RUN, gpus=gpus))
+    assert expected in run_arguments(_engine("podman"), structs.replace(_RUN, gpus=gpus))
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_podman_is_told_of_devices(gpus: str, expected: str) -> None:
 )
 def test_directories_that_would_hide_the_images_own(path: str) -> None:
     with pytest.raises(UnmountablePath):
-        run_arguments(_engine("podman"), dataclasses.replace(_RUN, directory=Path(path)))
+        run_arguments(_engine("podman"), structs.replace(_RUN, directory=Path(path)))
 
 
 @pytest.mark.parametrize("path", ["/home/a", "/etcetera", "/opt/project", "/usr/src/app", '/home/a, "b"', "/home/a=b"])
 def test_directories_that_are_mounted(path: str) -> None:
-    arguments = run_arguments(_engine("podman"), dataclasses.replace(_RUN, directory=Path(path)))
+    arguments = run_arguments(_engine("podman"), structs.replace(_RUN, directory=Path(path)))
     [mount] = [each.removeprefix("--mount=") for each in arguments if each.startswith("--mount=")]
     assert next(csv.reader([mount])) == ["type=bind", f"source={path}", f"destination={path}"]
 
 
 def test_a_directory_is_mounted_once() -> None:
-    run = dataclasses.replace(_RUN, mounts=(Path("/data"), Path("/home/a/project")))
+    run = structs.replace(_RUN, mounts=(Path("/data"), Path("/home/a/project")))
     mounts = [each for each in run_arguments(_engine("podman"), run) if each.startswith("--mount=")]
     assert len(mounts) == 2
 
@@ -143,7 +143,7 @@ def test_an_image_that_may_have_no_python_runs_the_command_itself() -> None:
 
 
 def test_values_of_variables_are_not_on_the_command_line_but_those_that_would_steer_the_client() -> None:
-    run = dataclasses.replace(_RUN, variables={"TOKEN": "hush", "PATH": "/opt/env/bin", "DOCKER_HOST": "tcp://x"})
+    run = structs.replace(_RUN, variables={"TOKEN": "hush", "PATH": "/opt/env/bin", "DOCKER_HOST": "tcp://x"})
     arguments = run_arguments(_engine("podman"), run)
     assert {"--env=TOKEN", "--env=PATH=/opt/env/bin", "--env=DOCKER_HOST=tcp://x"} <= set(arguments)
     assert not [each for each in arguments if "hush" in each]

@@ -1,10 +1,10 @@
 """Versions in Azure's words: all that the dialect can say is said, and what it can't is stood for by a digest."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.platform import Platform
@@ -20,7 +20,7 @@ _ADDRESS = Address(Scope(ScopeKind.WORKSPACE, "default", "id", "sub", "rg", "loc
 _CONDA = CondaFile(document='{"dependencies":["python=3.11"],"variables":{"A":"b"}}', text="…", python="3.11")
 
 
-class Unread(WrittenSpec):
+class Unread(WrittenSpec, frozen=True):
     """A spec that must not be read."""
 
     def read(self) -> Spec:

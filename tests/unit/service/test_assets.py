@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.assets import AssetConflict, AssetKind, AssetNotFound
 from mlenv.core.audit import Author

@@ -1,11 +1,12 @@
 """Layers are made of packages that are there, while others are on their way."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
 import pytest
+from msgspec.structs import replace
 from support.blobs import DirectoryBlobs, LayerMemory
 from support.wheels import Entries, make_wheel
 

@@ -1,8 +1,7 @@
 """Which locks with conda packages belong to a spec: what its conda file asks for is there, and anybody can fetch it."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.conda_package import CondaPackage
 from mlenv.core.digest import Digest

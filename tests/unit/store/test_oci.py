@@ -6,10 +6,10 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mlenv.core.digest import Digest, DigestMismatch
 from mlenv.core.image import CONFIG_TYPE, MANIFEST_TYPE, Descriptor, encode

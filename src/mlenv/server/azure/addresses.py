@@ -1,11 +1,11 @@
 """How Azure's clients address what is here, and how what they are answered names it."""
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
+from msgspec import Struct
 
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.reference import EnvironmentName, Reference
@@ -40,8 +40,7 @@ def base_of(request: Request) -> str:
     return f"{request.url.scheme}://{request.url.netloc}"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """
     What things in a namespace are called.
 

@@ -4,11 +4,12 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import format_datetime
 from typing import Final
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
+
+from msgspec import Struct
 
 from mlenv.core.files import StoredFile
 from mlenv.errors import InvalidInput
@@ -45,8 +46,7 @@ class NoSuchRange(InvalidInput):
         super().__init__(f"range {text[:100]!r}: the file has {size} bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Which bytes of a file are wanted: from `first` to `last`, both counted."""
 
     first: int

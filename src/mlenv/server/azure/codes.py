@@ -1,9 +1,9 @@
 """Code that jobs bring along, in Azure's dialect. Its names are random: it is found by the hash of its content."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import Query, Request
+from msgspec import Struct
 from starlette.responses import JSONResponse, Response
 
 from mlenv.core.access import Operation
@@ -113,8 +113,7 @@ def put_version(request: Request, services: Writing, name: str, version: str, bo
     return JSONResponse(_document(services, saved.asset), 201 if saved.new else 200)
 
 
-@dataclass(frozen=True, slots=True)
-class _Hash:
+class _Hash(Struct, frozen=True):
     """A hash of code, and the version of the way to reckon it."""
 
     hash: str

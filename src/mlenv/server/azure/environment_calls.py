@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Query, Request
+from msgspec.structs import replace
 
 from mlenv.core.environment import Environment, EnvironmentVersion, View
 from mlenv.core.reference import Reference, parse_name, parse_version

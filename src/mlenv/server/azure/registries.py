@@ -7,11 +7,11 @@ with an address at which they find it done.
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import Request
+from msgspec.structs import replace
 from starlette.responses import JSONResponse, Response
 
 from mlenv.core.access import Operation

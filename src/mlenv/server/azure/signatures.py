@@ -11,12 +11,13 @@ import hmac
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
+
+from msgspec import Struct
 
 from mlenv.errors import Forbidden, Unavailable
 
@@ -36,8 +37,7 @@ class InvalidSignature(Forbidden):
         super().__init__(f"the shared access signature is not good for this: {why}")
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Struct, frozen=True):
     """What a good signature says: who asked for it, and which operations it allows."""
 
     principal: str

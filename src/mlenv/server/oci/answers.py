@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl
 
+from msgspec import Struct, field
 from starlette.requests import ClientDisconnect
 
 from mlenv.core.access import Caller
@@ -23,8 +23,7 @@ class InvalidQuery(InvalidInput):
     """The parameters of an address are none."""
 
 
-@dataclass(frozen=True, slots=True)
-class FilePart:
+class FilePart(Struct, frozen=True):
     """A part of an open file, which is closed once it was sent."""
 
     descriptor: int
@@ -32,8 +31,7 @@ class FilePart:
     count: int
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(Struct):
     """What is answered. `part` takes the place of `body`; `length` is told where there is neither, as to HEAD."""
 
     status: int

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.repositories import InvalidRepository, parse_repository
 from mlenv.errors import MlenvError, NotAuthenticated
@@ -30,8 +31,7 @@ _ROUTE: Final = re.compile(
 _ACTIONS: Final = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(Struct, frozen=True):
     """A route's path without what varies, for figures and logs."""
 
     path: str

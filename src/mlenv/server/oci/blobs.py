@@ -2,8 +2,9 @@
 
 import os
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.access import Operation
 from mlenv.core.digest import Digest
@@ -23,8 +24,7 @@ _BYTES: Final = header("content-type", "application/octet-stream")
 _RANGES: Final = header("accept-ranges", "bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class Blobs:
+class Blobs(Struct, frozen=True):
     """The routes of blobs."""
 
     door: Door

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
+
+from msgspec import Struct
 
 from mlenv.core.access import Operation
 from mlenv.core.digest import Digest
@@ -34,8 +35,7 @@ class InvalidPage(InvalidInput):
         super().__init__(f"n: expected a number, got {text[:40]!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Lists:
+class Lists(Struct, frozen=True):
     """The routes of lists."""
 
     site: Site

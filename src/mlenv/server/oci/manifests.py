@@ -1,7 +1,8 @@
 """Manifests that are pulled, pushed and deleted, by tag or digest (distribution-spec, "Pulling manifests" and others)."""
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mlenv.core.access import Operation
 from mlenv.core.digest import Digest
@@ -17,8 +18,7 @@ from mlenv.server.threads import Threads
 _TAGS: Final = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Manifests:
+class Manifests(Struct, frozen=True):
     """The routes of manifests."""
 
     door: Door

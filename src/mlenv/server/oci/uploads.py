@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from msgspec import Struct, field
 from starlette.requests import ClientDisconnect
 
 from mlenv.core.access import NotAllowed, Operation
@@ -35,8 +35,7 @@ _PAUSE: Final = 0.05
 _SWEEP_EVERY: Final = 600.0
 
 
-@dataclass(slots=True)
-class Uploading:
+class Uploading(Struct):
     """
     The routes of uploads.
 
@@ -128,8 +127,7 @@ class Uploading:
             self._sweeping = asyncio.ensure_future(self.threads.run(self.sweep))
 
 
-@dataclass(slots=True)
-class _Receiving:
+class _Receiving(Struct):
     """
     A body that becomes the next bytes of an upload, and ends it if there is a digest.
 

@@ -6,10 +6,10 @@ framework would do both twice: on the way in to Python and then to a model, on t
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from fastapi import Depends, Request, Response
+from msgspec import Struct
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
@@ -24,8 +24,7 @@ _REFERENCE: Final = "#/components/schemas/{model}"
 _MODELS: Final[dict[str, type[BaseModel]]] = {"Problem": Problem}
 
 
-@dataclass(frozen=True, slots=True)
-class Received(Generic[M]):
+class Received(Struct, Generic[M], frozen=True):
     """A body: what it says, and its bytes."""
 
     value: M

@@ -1,10 +1,10 @@
 """The native routes of the site as a whole: namespaces, who asks, tokens, principals, roles."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from msgspec.structs import asdict
 
 from mlenv.api.wire import encode
 from mlenv.api.wire_site import (
