@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, Final, cast
 
 import zstandard
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from mlenv.core.tar_archive import CHUNK, InvalidArchive, Limited, Member, Readable, walk_tar
@@ -78,7 +78,7 @@ class CondaArchive(Struct, frozen=True):
     limits: CondaLimits
     info: dict[str, bytes]
     _file: BinaryIO
-    _zip: Archive | None = field(default=None)
+    _zip: Archive | None = None
 
     def fail(self, reason: str) -> InvalidCondaArchive:
         """An error that names this package."""

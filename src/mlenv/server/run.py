@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
-from msgspec import Struct, field
+from msgspec import Struct
 
 from mlenv.errors import Unavailable
 from mlenv.server.joining import JoiningHttp
@@ -101,8 +101,8 @@ class Serving(Struct):
     """
 
     app: FastAPI
-    on_stop: Callable[[], object] = field(default=lambda: None)
-    close: Callable[[float], object] = field(default=lambda _: None)
+    on_stop: Callable[[], object] = lambda: None
+    close: Callable[[float], object] = lambda _: None
 
 
 class _Server(uvicorn.Server):
