@@ -207,7 +207,7 @@ def test_one_package_changed_sends_one_layer(stage: Stage) -> None:
         second = stage.push(two, f"{front.host}/envs/change:2")
         assert became(second) == {
             "base": ["skipped", "skipped"],
-            "layer": ["sent", "sent", "skipped"],
+            "layer": ["sent", "sent", "skipped", "skipped"],
             "config": ["sent"],
             "manifest": ["sent"],
         }
