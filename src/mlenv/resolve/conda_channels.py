@@ -65,7 +65,7 @@ class Secret(Struct, frozen=True):
     at: str = ""
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
+        return f"Secret({self.url!r})"
 
     @property
     def authorization(self) -> str | None:
