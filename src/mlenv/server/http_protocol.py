@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 from httptools import HttpRequestParser
-from msgspec import Struct
+from msgspec import Struct, field
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -27,12 +27,9 @@ _HEAD_LIMIT: Final = 1 << 20
 _PIECE: Final = 8 << 20
 PIECE_TIMEOUT: Final = 600.0
 #: Bytes that are read and encrypted at once where the kernel can't: as much as stays in the processor's cache.
-_CHUNK: Final = 1 << 17
+_CHUNK: Final = 1 << 18
 #: Bytes that one connection gets before it is another's turn. In short turns clients would wake up for every piece.
 _TURN: Final = 4 << 20
-#: Of each event loop: who holds it sends. Only one turn is taken each time round the loop, so that small requests do not
-#: wait for all of the large ones.
-_TURNS: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
 
 class PatientHttp(HttpToolsProtocol):
@@ -161,35 +158,55 @@ class PatientHttp(HttpToolsProtocol):
             offset += sent
 
     async def _by_hand(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
-        end, turns = offset + count, _turns(self.loop)
+        end, turns, waited_for = offset + count, _turns(self.loop), b""
         # What the client does not take is not encrypted in advance.
         self.transport.set_write_buffer_limits(high=_CHUNK)
         while offset < end:
             if self.flow.write_paused:
                 async with asyncio.timeout(PIECE_TIMEOUT):
                     await self.flow.drain()
-            chunk = await read_part(file, offset, min(_CHUNK, end - offset))
-            async with turns:
+            async with turns.lock:
                 # Whatever else waits is done between two turns, and news comes in that the client is gone.
                 await asyncio.sleep(0)
                 if cycle.disconnected or self.transport.is_closing():
                     raise ConnectionAbortedError
-                offset = self._turn(file, offset, end, chunk)
+                if waited_for:
+                    self.transport.write(waited_for)
+                    offset += len(waited_for)
+                offset, at_hand = self._turn(turns, file, offset, min(end, offset + _TURN))
+            waited_for = b"" if at_hand else await read_part(file, offset, min(_CHUNK, end - offset))
 
-    def _turn(self, file: int, offset: int, end: int, chunk: bytes | None) -> int:
-        """Send what the connection takes and memory has, up to a limit. Returns where the next turn goes on."""
-        stop = min(end, offset + _TURN)
-        while chunk is not None:
-            self.transport.write(chunk)
-            offset += len(chunk)
-            if offset >= stop or self.flow.write_paused or self.transport.is_closing():
-                break
-            chunk = read_at_once(file, offset, min(_CHUNK, stop - offset))
-        return offset
+    def _turn(self, turns: "_Turns", file: int, offset: int, end: int) -> tuple[int, bool]:
+        """Send what the connection takes and memory has. Returns where the next turn goes on, and whether memory had it."""
+        while offset < end and not self.flow.write_paused and not self.transport.is_closing():
+            part = memoryview(turns.buffer)[: end - offset]
+            count = read_at_once(file, offset, part)
+            if not count:
+                return offset, False
+            self.transport.write(part[:count])
+            if self.transport.get_write_buffer_size():
+                # It may hold on to what it was given.
+                turns.buffer = bytearray(_CHUNK)
+            offset += count
+        return offset, True
 
 
-def _turns(loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
-    return _TURNS.setdefault(loop, asyncio.Lock())
+class _Turns(Struct):
+    """Of one event loop: who holds the lock sends, from one buffer for all."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    buffer: bytearray = field(default_factory=lambda: bytearray(_CHUNK))
+
+
+#: Only one turn is taken each time round a loop, so that small requests do not wait for all of the large ones.
+_TURNS: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns]()
+
+
+def _turns(loop: asyncio.AbstractEventLoop) -> _Turns:
+    turns = _TURNS.get(loop)
+    if turns is None:
+        turns = _TURNS[loop] = _Turns()
+    return turns
 
 
 class _File(Struct, frozen=True):

@@ -39,26 +39,23 @@ async def read_part(descriptor: int, offset: int, count: int) -> bytes:
     Raises:
         OSError: The file is shorter.
     """
-    chunk = read_at_once(descriptor, offset, count)
-    if chunk is None:
-        chunk = await asyncio.get_running_loop().run_in_executor(None, os.pread, descriptor, count, offset)
+    buffer = bytearray(count)
+    if got := read_at_once(descriptor, offset, memoryview(buffer)):
+        return bytes(memoryview(buffer)[:got])
+    chunk = await asyncio.get_running_loop().run_in_executor(None, os.pread, descriptor, count, offset)
     if not chunk:
         raise OSError("the file has become shorter")
     return chunk
 
 
-def read_at_once(descriptor: int, offset: int, count: int) -> bytes | None:
-    """Read from a file what is in memory; None where the disk would have to be waited for."""
-    return os.pread(descriptor, count, offset) or None if _in_memory(descriptor, offset + count - 1) else None
-
-
-def _in_memory(descriptor: int, offset: int) -> bool:
-    """Whether the system has a byte of a file at hand; what stands before it was read with it."""
+def read_at_once(descriptor: int, offset: int, buffer: memoryview) -> int:
+    """Read from a file what is in memory, into a buffer. Returns how many bytes; 0 where the disk would have to be waited for."""
     try:
-        return bool(_NOWAIT and os.preadv(descriptor, [bytearray(1)], offset, _NOWAIT))
+        return os.preadv(descriptor, [buffer], offset, _NOWAIT) if _NOWAIT else 0
     except OSError:
-        # It has not (EAGAIN), or this file system can't tell (EOPNOTSUPP).
-        return False
+        # Memory has not even the first byte (EAGAIN), or this file system can't tell (EOPNOTSUPP).
+        return 0
 
 
+#: preadv2(2): only what needs no waiting. Linux has it.
 _NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
