@@ -10,6 +10,7 @@ their specs are stored as they are sent, and not read in between.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, TypeVar
 
+import msgspec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
@@ -94,7 +95,11 @@ def read(kind: type[M] | TypeAdapter[M], data: bytes | str, what: str = "the req
 
 def encode(document: Any) -> bytes:
     """Plain data as JSON text. Times are RFC 3339."""
-    return to_json(document)
+    try:
+        return msgspec.json.encode(document)
+    except OverflowError:
+        # It has an integer of more than 64 bits.
+        return to_json(document)
 
 
 def page_document(entries: Iterable[T], document: Callable[[T], Mapping[str, Any]], next: str | None) -> dict[str, Any]:

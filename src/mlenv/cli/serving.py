@@ -111,6 +111,7 @@ def application(settings: "Settings", hosted: Hosted) -> "FastAPI":
         checks=_checks(hosted),
         build_states=hosted.build_states,
         sweep_uploads=lambda: hosted.uploads.sweep(UPLOAD_LIFETIME),
+        log=journal.answers(settings.log_format, settings.log_level) if settings.access_log else None,
         state={"hosted": hosted},
     )
 

@@ -15,7 +15,7 @@ from mlenv.server.dispatch import Dispatcher, flattened
 from mlenv.server.door import public
 from mlenv.server.health import Check, Readiness
 from mlenv.server.metrics import BuildStates, Metrics
-from mlenv.server.middleware import Surroundings
+from mlenv.server.middleware import Answered, Surroundings
 from mlenv.server.middleware_body import Bodies
 from mlenv.server.oci.app import Distribution
 from mlenv.server.oci.errors import write_problem
@@ -35,6 +35,7 @@ def create_app(
     checks: Mapping[str, Check] | None = None,
     build_states: BuildStates | None = None,
     sweep_uploads: Callable[[], object] | None = None,
+    log: Callable[[Answered], object] | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> FastAPI:
     """
@@ -44,6 +45,7 @@ def create_app(
         checks: What must not raise for the server to be ready, by name.
         build_states: Counts builds by state, for the figures.
         sweep_uploads: Removes pushed blobs that never became whole, and that nobody goes on with.
+        log: Writes down every answer.
         state: More for routes to find in `app.state`, where `site`, `settings`, `problems`, `readiness` and `metrics`
             are as well; and `routes`, all of them with their whole paths.
     """
@@ -73,7 +75,7 @@ def create_app(
         problems=problems,
         max_headers=settings.max_headers,
         observer=metrics,
-        access_log=settings.access_log,
+        log=log,
     )
     return app
 

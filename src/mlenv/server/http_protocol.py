@@ -57,12 +57,12 @@ class PatientHttp(HttpToolsProtocol):
                 self.send_400_response("The head of the request is too large.")
                 return
         super().data_received(data)
+        if self._in_head and self._timer is None:
+            self._timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head, self._came = True, 0, 0
-        if self._timer is None:
-            self._timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
 
     def on_headers_complete(self) -> None:
         # What comes next is watched by whoever reads the body.

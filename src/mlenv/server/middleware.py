@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
 from starlette.requests import ClientDisconnect
 
 from mlenv.server.problems import Problem, Problems
@@ -22,7 +23,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_access: Final = logging.getLogger("mlenv.access")
 _log: Final = logging.getLogger(__name__)
 
 #: The id of the request that this context serves, for log lines.
@@ -47,6 +47,28 @@ class Observer(Protocol):
         """`route` is its template, such as `/api/v1/workspaces/{workspace}`, or `-` for none."""
 
 
+class Answered(Struct, frozen=True):
+    """
+    What a log says of a request.
+
+    Attributes:
+        request: Its id.
+        route: See `Observer`.
+        seconds: How long the answer took.
+        client: The network address, or nothing.
+        principal: The name of who asked, or nothing.
+    """
+
+    request: str
+    method: str
+    path: str
+    route: str
+    status: int
+    seconds: float
+    client: str
+    principal: str
+
+
 class Surroundings:
     """
     Gives a request its id, answers what was raised, adds headers, and records what was answered.
@@ -54,14 +76,20 @@ class Surroundings:
     Args:
         max_headers: The largest head that is let pass, in bytes.
         observer: Is told of every answer; None for nobody.
-        access_log: Log every answer.
+        log: Writes down every answer; None for nobody.
     """
 
     def __init__(
-        self, app: App, *, problems: Problems, max_headers: int, observer: Observer | None, access_log: bool
+        self,
+        app: App,
+        *,
+        problems: Problems,
+        max_headers: int,
+        observer: Observer | None,
+        log: Callable[[Answered], object] | None,
     ) -> None:
         self._app, self._problems, self._max_headers = app, problems, max_headers
-        self._observer, self._access_log = observer, access_log
+        self._observer, self._log = observer, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -107,28 +135,21 @@ class Surroundings:
         route = getattr(scope.get("route"), "path", "-")
         if self._observer is not None:
             self._observer.observe(scope["method"], route, status, seconds)
-        if self._access_log and _access.isEnabledFor(logging.INFO):
-            self._log(scope, route, status, seconds)
-
-    @staticmethod
-    def _log(scope: Scope, route: str, status: int, seconds: float) -> None:
-        principal = scope["state"].get("principal")
-        client = scope.get("client")
-        what = (scope["method"], scope["path"], status)
-        extra = {
-            "method": scope["method"],
-            "path": scope["path"],
-            "route": route,
-            "status": status,
-            "seconds": round(seconds, 6),
-            "client": client[0] if client else "",
-            "principal": principal.name if principal is not None else "",
-            "request": scope["state"]["request_id"],
-        }
-        # `_access.info` would first look for the line of code that it is called from.
-        _access.handle(
-            _access.makeRecord(_access.name, logging.INFO, "", 0, "%s %s %d", what, None, "access", extra=extra)
-        )
+        if self._log is not None:
+            state, client = scope["state"], scope.get("client")
+            principal = state.get("principal")
+            self._log(
+                Answered(
+                    state["request_id"],
+                    scope["method"],
+                    scope["path"],
+                    route,
+                    status,
+                    round(seconds, 6),
+                    client[0] if client else "",
+                    principal.name if principal is not None else "",
+                )
+            )
 
 
 def _request_id(scope: Scope) -> str:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -158,7 +159,7 @@ def test_turns_are_long_and_others_have_theirs_between(sender: Sender, monkeypat
     rounds, turns = 0, list[int]()
     usual = PatientHttp._turn
 
-    def turn(self: PatientHttp, file: int, offset: int, end: int, chunk: bytes | None) -> int:
+    def turn(self: PatientHttp, buffer: Any, file: int, offset: int, end: int) -> tuple[int, bool]:
         def count() -> None:
             nonlocal rounds
             rounds += 1
@@ -166,7 +167,7 @@ def test_turns_are_long_and_others_have_theirs_between(sender: Sender, monkeypat
         # What is called soon is called when the loop comes round again.
         self.loop.call_soon(count)
         turns.append(rounds)
-        return usual(self, file, offset, end, chunk)
+        return usual(self, buffer, file, offset, end)
 
     monkeypatch.setattr(PatientHttp, "_turn", turn)
     with ThreadPoolExecutor(4) as pool:

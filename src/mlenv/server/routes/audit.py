@@ -72,7 +72,7 @@ def _records(
     order: str,
 ) -> Response:
     check_limit(request, limit)
-    list_name = f"{request.url.path}?{order}"
+    list_name = f"{request.scope['path']}?{order}"
     at = None if cursor is None else read_cursor(list_name, cursor)
     if isinstance(at, str):
         raise InvalidCursor

@@ -64,7 +64,7 @@ def request_build(
         return (200 if build.status.ended else 202), encode(build_document(build))
 
     status, content = once(request, idempotency_key, body.raw, create)
-    place = request.url.path.partition("/environments/")[0]
+    place = request.scope["path"].partition("/environments/")[0]
     location = f"{place}/builds/{json.loads(content)['id']}"
     return Response(content, status, {"Location": location}, "application/json")
 

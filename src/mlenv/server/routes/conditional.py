@@ -101,7 +101,7 @@ def once(request: Request, key: str | None, raw: bytes, create: Callable[[], tup
     if key is None:
         return create()
     store, principal = site_of(request).store, request.state.principal.id
-    asked = hashlib.sha256(b"\0".join([request.method.encode(), request.url.path.encode(), raw])).hexdigest()
+    asked = hashlib.sha256(b"\0".join([request.method.encode(), request.scope["path"].encode(), raw])).hexdigest()
     known = store.reply(principal, key)
     if known is None:
         _purge(request)

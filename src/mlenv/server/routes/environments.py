@@ -79,7 +79,7 @@ def create_version(
 
     status, body = once(request, idempotency_key, definition.raw, create)
     document = json.loads(body)
-    location = f"{request.url.path}/{document['name']}/versions/{document['version']}"
+    location = f"{request.scope['path']}/{document['name']}/versions/{document['version']}"
     headers = {"ETag": tag_of(wire.version_of_created(body)), "Location": location}
     return Response(body, status, headers, "application/json")
 

@@ -113,7 +113,7 @@ def entries(
         order: What else makes this list another than others at the same address, such as a filter.
     """
     check_limit(request, limit)
-    list_name = f"{request.url.path}?{order}"
+    list_name = f"{request.scope['path']}?{order}"
     after = None if cursor is None else read_cursor(list_name, cursor)
     if isinstance(after, int):
         raise InvalidCursor
@@ -134,7 +134,7 @@ def page_by_number(
 ) -> Response:
     """One page of a list that is read from its start: `read` gives its first entries, at most so many."""
     check_limit(request, limit)
-    list_name = f"{request.url.path}?{order}"
+    list_name = f"{request.scope['path']}?{order}"
     start = 0 if cursor is None else read_cursor(list_name, cursor)
     if not isinstance(start, int):
         raise InvalidCursor
