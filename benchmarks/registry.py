@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small", type=int, default=100, help=f"blobs of {_SMALL} bytes")
     parser.add_argument("--large", type=int, default=4, help="large blobs")
     parser.add_argument("--size", type=int, default=200, help="MB of a large one")
-    parser.add_argument("--processes", type=int, default=0, help="processes of mlenv's server; 0: one per core")
+    parser.add_argument(
+        "--processes", type=int, default=0, help="processes of mlenv's server; 0: as many as it chooses"
+    )
     parser.add_argument("--scheme", choices=("http", "https", "both"), default="both")
     parser.add_argument(
         "--ciphers",

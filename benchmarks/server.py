@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small", type=int, default=1_000, help="versions of the small store that is compared")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=8.0, help="how long each operation is measured")
-    parser.add_argument("--processes", type=int, default=0, help="processes of the server; 0: one per core")
+    parser.add_argument("--processes", type=int, default=0, help="processes of the server; 0: as many as it chooses")
     parser.add_argument("--tls", action="store_true", help="over TLS, as a server is by default")
 
 
@@ -226,7 +226,7 @@ def _serving_peer(server: _Server, log: Path, arguments: argparse.Namespace) -> 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "benchmarks.server_peer", "--port", str(port)]
-    command += ["--processes", str(arguments.processes or os.cpu_count())]
+    command += ["--processes", str(arguments.processes or (os.cpu_count() or 1) + 1)]
     if server.authority is not None:
         made = ensure(server.authority.parent, ["127.0.0.1"], now=datetime.now(UTC))
         command += ["--certificate", str(made.certificate), "--key", str(made.key)]

@@ -71,7 +71,9 @@ class Settings(BaseModel):
     workspace_workers: int = Field(
         0, ge=0, le=1024, description="how many of them for one workspace; 0 for no such limit"
     )
-    processes: int = Field(0, ge=0, le=256, description="how many processes answer requests; 0 for one per core")
+    processes: int = Field(
+        0, ge=0, le=256, description="how many processes answer requests; 0 for one more than there are cores"
+    )
     max_body: _Size = Field(16 << 20, description="largest body of a request")
     max_upload: _Size = Field(16 << 30, description="largest body of an upload of bytes")
     max_headers: int = Field(32 << 10, ge=1024, le=1 << 20, description="largest head of a request")
@@ -168,8 +170,8 @@ class Settings(BaseModel):
 
     @property
     def process_count(self) -> int:
-        """How many processes answer requests."""
-        return self.processes or os.cpu_count() or 1
+        """How many processes answer requests. One more than there are cores: one or the other waits for its own threads."""
+        return self.processes or (os.cpu_count() or 1) + 1
 
 
 class Loaded(Struct, frozen=True):
