@@ -69,43 +69,19 @@ class Answers:
             self._stream.flush()
 
 
-class _AnsweredLine(msgspec.Struct, frozen=True):
-    """The fields of such a line: those that every line has, and those of `Answered`."""
-
-    time: str
-    level: str
-    logger: str
-    message: str
-    process: int
-    request: str
-    method: str
-    path: str
-    route: str
-    status: int
-    seconds: float
-    client: str
-    principal: str
-
-
 def _answered_json(answered: Answered, now: float) -> bytes:
     path = _clean(answered.path)
-    line = _AnsweredLine(
-        _time(now),
-        "info",
-        _ACCESS,
-        f"{answered.method} {path} {answered.status}",
-        os.getpid(),
-        answered.request,
-        answered.method,
-        path,
-        answered.route,
-        answered.status,
-        answered.seconds,
-        answered.client,
-        answered.principal,
-    )
-    written = msgspec.json.encode(line)
-    return (written if written.isascii() else _encode(msgspec.structs.asdict(line)).encode()) + b"\n"
+    fields = {
+        "time": _time(now),
+        "level": "info",
+        "logger": _ACCESS,
+        "message": f"{answered.method} {path} {answered.status}",
+        "process": os.getpid(),
+        **msgspec.structs.asdict(answered),
+        "path": path,
+    }
+    written = msgspec.json.encode(fields)
+    return (written if written.isascii() else _encode(fields).encode()) + b"\n"
 
 
 def _answered_text(answered: Answered, now: float) -> bytes:

@@ -252,3 +252,15 @@ def test_a_name_that_none_can_have_is_refused() -> None:
     body = wire.read(wire.DefinitionBody, '{"name": "a/b", "spec": {"image": "x"}}')
     with pytest.raises(InvalidName):
         body.to_core()
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1, 10**40])
+def test_integers_of_any_size_are_written(number: int) -> None:
+    assert json.loads(wire.encode({"details": {"number": number}})) == {"details": {"number": number}}
+
+
+@pytest.mark.parametrize("microsecond", [0, 1, 250_000])
+def test_times_are_written_as_models_write_them(microsecond: int) -> None:
+    at = datetime(2026, 3, 1, 12, 0, 0, microsecond, UTC)
+    model = wire.LabelChangeAnswer(label="stable", version="1", at=at)
+    assert wire.encode({"label": "stable", "version": "1", "at": at}) == model.model_dump_json().encode()
