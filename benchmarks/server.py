@@ -32,6 +32,7 @@ from benchmarks.server_peer import DATABASE
 from benchmarks.serving import serving
 from mlenv.core.digest import Digest
 from mlenv.core.spec import Requirement, Spec, canonical_json
+from mlenv.server.settings import usual_processes
 from mlenv.server.tls import ensure
 from mlenv.store import tables
 from mlenv.store.postgresql import parse_url
@@ -226,7 +227,7 @@ def _serving_peer(server: _Server, log: Path, arguments: argparse.Namespace) -> 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "benchmarks.server_peer", "--port", str(port)]
-    command += ["--processes", str(arguments.processes or (os.cpu_count() or 1) + 1)]
+    command += ["--processes", str(arguments.processes or usual_processes())]
     if server.authority is not None:
         made = ensure(server.authority.parent, ["127.0.0.1"], now=datetime.now(UTC))
         command += ["--certificate", str(made.certificate), "--key", str(made.key)]

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -70,36 +70,24 @@ class Answers:
 
 
 def _answered_json(answered: Answered, now: float) -> bytes:
-    path = _clean(answered.path)
-    fields = {
-        "time": _time(now),
-        "level": "info",
-        "logger": _ACCESS,
-        "message": f"{answered.method} {path} {answered.status}",
-        "process": os.getpid(),
-        **msgspec.structs.asdict(answered),
-        "path": path,
-    }
+    fields = _fields(now, "info", _ACCESS, _message(answered), os.getpid())
+    fields |= msgspec.structs.asdict(answered)
+    fields["path"] = _clean(answered.path)
     written = msgspec.json.encode(fields)
     return (written if written.isascii() else _encode(fields).encode()) + b"\n"
 
 
 def _answered_text(answered: Answered, now: float) -> bytes:
-    message = f"{answered.method} {_clean(answered.path)} {answered.status}".encode("unicode_escape").decode()
-    fields = msgspec.structs.asdict(answered)
-    more = "".join(f" {name}={value}" for name, value in fields.items() if name not in _IN_MESSAGE)
-    return f"{_time(now)} {'info':7} {_ACCESS}: {message}{more}\n".encode()
+    return f"{_line(now, 'info', _ACCESS, _message(answered), msgspec.structs.asdict(answered))}\n".encode()
+
+
+def _message(answered: Answered) -> str:
+    return f"{answered.method} {answered.path} {answered.status}"
 
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = {
-            "time": _time(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": _clean(record.getMessage()),
-            "process": record.process,
-        }
+        fields = _fields(record.created, record.levelname.lower(), record.name, record.getMessage(), record.process)
         if request := current_request.get():
             fields["request"] = request
         fields |= _extra(record)
@@ -110,13 +98,28 @@ class _Json(logging.Formatter):
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        extra = _extra(record)
-        more = "".join(f" {name}={value}" for name, value in extra.items() if name not in _IN_MESSAGE)
-        message = _clean(record.getMessage()).encode("unicode_escape").decode()
-        line = f"{_time(record.created)} {record.levelname.lower():7} {record.name}: {message}{more}"
+        line = _line(record.created, record.levelname.lower(), record.name, record.getMessage(), _extra(record))
         if record.exc_info and record.exc_info[0] is not None:
             line += "\n" + _clean("".join(traceback.format_exception(*record.exc_info))).rstrip()
         return line
+
+
+def _fields(created: float, level: str, logger: str, message: str, process: int | None) -> dict[str, Any]:
+    """What every line for programs has."""
+    return {
+        "time": _time(created),
+        "level": level,
+        "logger": logger,
+        "message": _clean(message),
+        "process": process,
+    }
+
+
+def _line(created: float, level: str, logger: str, message: str, extra: Mapping[str, Any]) -> str:
+    """A line for people."""
+    shown = _clean(message).encode("unicode_escape").decode()
+    more = "".join(f" {name}={value}" for name, value in extra.items() if name not in _IN_MESSAGE)
+    return f"{_time(created)} {level:7} {logger}: {shown}{more}"
 
 
 def _is_text(form: Literal["auto", "text", "json"]) -> bool:

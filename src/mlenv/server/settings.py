@@ -170,8 +170,13 @@ class Settings(BaseModel):
 
     @property
     def process_count(self) -> int:
-        """How many processes answer requests. One more than there are cores: one or the other waits for its own threads."""
-        return self.processes or (os.cpu_count() or 1) + 1
+        """How many processes answer requests."""
+        return self.processes or usual_processes()
+
+
+def usual_processes() -> int:
+    """One more than there are cores: one or the other waits for its own threads."""
+    return (os.cpu_count() or 1) + 1
 
 
 class Loaded(Struct, frozen=True):
