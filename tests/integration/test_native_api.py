@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import count
@@ -20,6 +20,7 @@ from mlenv.core.digest import Digest
 from mlenv.core.facts import BaseFacts, Interpreter
 from mlenv.core.platform import Glibc, Platform
 from mlenv.core.scope import ScopeKind
+from mlenv.server import direct, threads
 from mlenv.server.routes.conditional import KEPT
 from mlenv.wiring.embedded import utc_now
 
@@ -453,3 +454,31 @@ def test_eight_clients_creating_versions_of_one_environment_lose_nothing(
             with server.client() as client:
                 images = {each["spec"]["image"] for each in walk(client, f"{BASE}/environments/race/versions")}
             assert images == {f"i{number}-{each}" for number in range(8) for each in range(15)}
+
+
+def test_short_reads_take_no_thread_where_the_event_loop_can_wait(
+    api: InProcess, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert create(client, "short").status_code == 201
+    called: list[str] = []
+
+    async def in_thread(work: Callable[..., Any], **arguments: Any) -> Any:
+        called.append(work.__name__)
+        return await threads.in_thread(work, **arguments)
+
+    monkeypatch.setattr(direct, "in_thread", in_thread)
+    paths = ["", "/short", "/short/versions", "/short/versions/1", "/short/versions/9", "?limit=101"]
+    answers = [client.get(f"{BASE}/environments{path}").status_code for path in paths]
+    assert answers == [200, 200, 200, 200, 404, 200]
+    short = ["list_environments", "show_environment", "list_versions", "show_version", "show_version"]
+    # A long page would hold up others while it is put together.
+    long = ["list_environments"]
+    assert called == (long if api.hosted.database.in_loop else [*short, *long])
+
+
+def test_only_reads_are_short(api: InProcess) -> None:
+    short = {
+        route.endpoint.__name__: route.methods for route in api.app.state.routes if hasattr(route.endpoint, "short")
+    }
+    assert len(short) == 4
+    assert all(methods == {"GET"} for methods in short.values())

@@ -112,6 +112,7 @@ def application(settings: "Settings", hosted: Hosted) -> "FastAPI":
         build_states=hosted.build_states,
         sweep_uploads=lambda: hosted.uploads.sweep(UPLOAD_LIFETIME),
         log=journal.answers(settings.log_format, settings.log_level) if settings.access_log else None,
+        read_in_loop=hosted.database.in_loop,
         state={"hosted": hosted},
     )
 

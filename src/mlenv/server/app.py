@@ -1,7 +1,7 @@
 """The application: every route of every dialect, behind the same middlewares, and nothing else."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ def create_app(
     build_states: BuildStates | None = None,
     sweep_uploads: Callable[[], object] | None = None,
     log: Callable[[Answered], object] | None = None,
+    read_in_loop: Callable[..., Awaitable[Any]] | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> FastAPI:
     """
@@ -46,6 +47,8 @@ def create_app(
         build_states: Counts builds by state, for the figures.
         sweep_uploads: Removes pushed blobs that never became whole, and that nobody goes on with.
         log: Writes down every answer.
+        read_in_loop: Calls routes that only read rows (`mlenv.server.door.short`) in the event loop, and waits for the
+            database by it; they are called in threads without.
         state: More for routes to find in `app.state`, where `site`, `settings`, `problems`, `readiness` and `metrics`
             are as well; and `routes`, all of them with their whole paths.
     """
@@ -55,6 +58,7 @@ def create_app(
     known = {"site": site, "settings": settings, "problems": problems, "metrics": metrics, **(state or {})}
     for name, value in known.items():
         setattr(app.state, name, value)
+    app.state.read_in_loop = read_in_loop
     app.state.readiness = Readiness(dict(checks or {}))
     _include(app, metrics is not None)
     # The framework's own middlewares are left out: they catch errors, as `Surroundings` does.

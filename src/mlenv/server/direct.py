@@ -8,7 +8,7 @@ but in a way that fits every application, and takes longer for it than most of t
 
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final, cast, get_args, get_origin
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -29,6 +29,8 @@ _ELSEWHERE: Final = (
     "http_connection_param_name",
     "websocket_param_name",
 )
+#: A page of more entries takes so long to put together that others would wait for it.
+_LONG: Final = 100
 
 
 class DirectRoute(APIRoute):
@@ -45,7 +47,7 @@ class DirectRoute(APIRoute):
         arguments = await self._function.arguments(request, {}, faults)
         if faults:
             raise RequestValidationError(faults)
-        response = await self._function.call(arguments)
+        response = await self._function.call(arguments, request)
         await response(scope, receive, send)
 
 
@@ -57,16 +59,24 @@ class _Function:
         unknown = [each for each in _ELSEWHERE if getattr(dependant, each)]
         if unknown or isgeneratorfunction(self._call) or isasyncgenfunction(self._call):
             raise TypeError(f"{self._call.__qualname__} can't be called directly: {', '.join(unknown) or 'it yields'}")
-        self._waits = iscoroutinefunction(self._call)
+        self._waits, self._short = iscoroutinefunction(self._call), getattr(self._call, "short", False)
         self._request: str | None = dependant.request_param_name
         self._dependencies = [(each.name, _Function(each)) for each in dependant.dependencies]
         self._path = [_Parameter.of("path", each) for each in dependant.path_params]
         self._query = [_Parameter.of("query", each) for each in dependant.query_params]
         self._header = [_Parameter.of("header", each) for each in dependant.header_params]
 
-    def call(self, arguments: Mapping[str, Any]) -> Awaitable[Any]:
-        """What it returns. Functions that wait for disks and databases do so in a thread."""
-        return self._call(**arguments) if self._waits else in_thread(self._call, **arguments)
+    def call(self, arguments: Mapping[str, Any], request: Request) -> Awaitable[Any]:
+        """
+        What it returns. Functions that wait for disks and databases do so in a thread.
+
+        Those that are short are called in the event loop where the database can be waited for there.
+        """
+        if self._waits:
+            return cast("Awaitable[Any]", self._call(**arguments))
+        if self._short and arguments.get("limit", 0) <= _LONG and (read_in_loop := request.app.state.read_in_loop):
+            return cast("Awaitable[Any]", read_in_loop(self._call, **arguments))
+        return in_thread(self._call, **arguments)
 
     async def arguments(
         self, request: Request, known: dict[Callable[..., Any], Any], faults: list[Mapping[str, Any]]
@@ -86,7 +96,7 @@ class _Function:
                 its = await dependency.arguments(request, known, faults)
                 if len(faults) > before:
                     continue
-                known[function] = await dependency.call(its)
+                known[function] = await dependency.call(its, request)
             if name is not None:
                 found[name] = known[function]
         for parameters, texts in (

@@ -84,3 +84,13 @@ def public(route: _F) -> _F:
     """Mark a route that needs no token."""
     route.public = True  # type: ignore[attr-defined]
     return route
+
+
+def short(route: _F) -> _F:
+    """
+    Mark a route that reads some rows and does little else.
+
+    It is called in the event loop where the database can be waited for there (`create_app`): it must wait for nothing else.
+    """
+    route.short = True  # type: ignore[attr-defined]
+    return route

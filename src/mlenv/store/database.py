@@ -1,6 +1,6 @@
 """Transactions over named statements, whatever the database is, and what can go wrong with it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from mlenv.core.disk_faults import DiskFailed, DiskFull, disk_fault
@@ -31,6 +31,13 @@ class Run(Protocol):
 
 class Database(Protocol):
     """Where rows are."""
+
+    @property
+    def in_loop(self) -> Callable[..., Awaitable[Any]] | None:
+        """
+        `await in_loop(work, *arguments, **named)` calls work that only reads, in the event loop, which goes on with something
+        else while the database answers. None where only a thread can wait for it.
+        """
 
     def read(self, work: Callable[[Run], T]) -> T:
         """Run `work` over one unchanging state of the database."""

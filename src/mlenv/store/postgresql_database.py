@@ -5,7 +5,7 @@ Connections are in the driver's autocommit mode: transactions are begun and ende
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn, cast
@@ -15,11 +15,13 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import URL
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util.concurrency import greenlet_spawn, in_greenlet
 
 from mlenv.store import postgresql
 from mlenv.store.database import Row, Run, StoreBusy, T
 from mlenv.store.group_commit import GroupCommit
-from mlenv.store.postgresql_pipeline import Statement, Statements, Values, exchange, statement
+from mlenv.store.postgresql_loop import LoopConnections
+from mlenv.store.postgresql_pipeline import Statement, Statements, Values, Wait, exchange, statement
 from mlenv.store.postgresql_together import Calls, Draft, NotTogether, Overtaken, write_together
 
 #: How often a transaction is run again when another one came first.
@@ -28,14 +30,20 @@ _ATTEMPTS: Final = 8
 _READING: Final = statement("begin reading", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 _WRITING: Final = statement("begin writing", "BEGIN")
 _COMMIT: Final = statement("commit", "COMMIT")
+_ROLLBACK: Final = statement("roll back", "ROLLBACK")
 _STATEMENTS: Final = Statements()
 
 
 class _Pooled(NamedTuple):
-    """A connection of the pool, and the keys of what it has prepared."""
+    """A connection of the pool, the keys of what it has prepared, and how it is waited for."""
 
     driver: "psycopg.Connection[Any]"
     prepared: set[bytes]
+    wait: Wait | None
+
+    def exchange(self, calls: Sequence[tuple[Statement, Values]]) -> list[Row]:
+        """Run statements; see `mlenv.store.postgresql_pipeline.exchange`."""
+        return exchange(self.driver, self.prepared, calls, wait=self.wait)
 
 
 class _ConnectionLost(Exception):
@@ -54,6 +62,11 @@ class PostgresqlDatabase:
         self.url = url
         self._engine = postgresql.postgresql_engine(url, autocommit=True)
         self._group: GroupCommit[Draft] = GroupCommit(partial(write_together, self._send_together))
+        self._in_loops = LoopConnections(lambda: self._engine.pool.connect())
+
+    def in_loop(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> Coroutine[Any, Any, T]:
+        """Call work that only reads in the event loop; see `mlenv.store.postgresql_loop`. It returns and raises what `work` does."""
+        return greenlet_spawn(work, *arguments, **named)
 
     def read(self, work: Callable[[Run], T]) -> T:
         """Run `work` over one unchanging state of the database."""
@@ -133,6 +146,7 @@ class PostgresqlDatabase:
 
     def close(self) -> None:
         """Close every connection."""
+        self._in_loops.forget()
         self._engine.dispose()
 
     @property
@@ -156,18 +170,21 @@ class PostgresqlDatabase:
     def _connection(self) -> Iterator[_Pooled]:
         """One of the pool; what it has begun and not committed is taken back. Raises `_ConnectionLost`."""
         try:
-            pooled = self._engine.pool.connect()
+            own = self._in_loops.take() if in_greenlet() else None
+            pooled = own.pooled if own else self._engine.pool.connect()
         except PoolTimeout as error:
             hint = "try again; this process makes more requests than it has connections"
             raise StoreBusy(self.where, hint=hint) from error
         connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
+        given = _Pooled(connection, pooled.info.setdefault("prepared", set()), own.wait if own else None)
         try:
-            yield _Pooled(connection, pooled.info.setdefault("prepared", set()))
+            yield given
         except psycopg.Error as error:
             if not connection.closed:
                 raise
             # The others are likely to be lost as well.
             pooled.invalidate()
+            self._in_loops.forget()
             self._engine.dispose()
             raise _ConnectionLost from error
         except BaseException as error:
@@ -176,9 +193,14 @@ class PostgresqlDatabase:
                 pooled.invalidate()
             raise
         finally:
-            if not connection.closed and connection.pgconn.transaction_status != TransactionStatus.IDLE:
-                _take_back(connection, pooled)
-            pooled.close()
+            try:
+                if not connection.closed and connection.pgconn.transaction_status != TransactionStatus.IDLE:
+                    _take_back(given, pooled)
+            finally:
+                if own:
+                    self._in_loops.give(own)
+                else:
+                    pooled.close()
 
     def _refuse(self, error: BaseException) -> NoReturn:
         """Raise what an error means to the user."""
@@ -186,12 +208,14 @@ class PostgresqlDatabase:
         raise postgresql.meaning(cause, self.url) from error
 
 
-def _take_back(connection: "psycopg.Connection[Any]", pooled: PoolProxiedConnection) -> None:
+def _take_back(connection: _Pooled, pooled: PoolProxiedConnection) -> None:
     """End a transaction that was not committed. A connection where that fails is not used again."""
     try:
-        connection.rollback()
-    except psycopg.Error:
+        connection.exchange([(_ROLLBACK, ())])
+    except BaseException as error:
         pooled.invalidate()
+        if not isinstance(error, psycopg.Error):
+            raise
 
 
 class _Transaction:
@@ -223,4 +247,4 @@ class _Transaction:
     def _send(self) -> list[Row]:
         """The rows of the last statement."""
         later, self._later = self._later, []
-        return exchange(self._connection.driver, self._connection.prepared, later)
+        return self._connection.exchange(later)

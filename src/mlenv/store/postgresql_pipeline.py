@@ -21,6 +21,8 @@ from mlenv.store.server_statements import PostgresqlTexts
 
 #: A value of a statement, as the database reads it: its text in UTF-8, or None.
 Values = Sequence[bytes | None]
+#: Waits for what a generator of the driver comes to.
+Wait = Callable[[Generator[Any, Any, list[Row]]], list[Row]]
 
 _PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 
@@ -90,6 +92,7 @@ def exchange(
     calls: "Sequence[tuple[Statement, Values]]",
     *,
     failed: Callable[[int], None] = lambda _number: None,
+    wait: Wait | None = None,
 ) -> list[Row]:
     """
     Run statements in order, up to the first that fails. Returns the rows of the last one.
@@ -97,11 +100,12 @@ def exchange(
     Args:
         prepared: Keys of what this connection has prepared.
         failed: Is told which of `calls` failed.
+        wait: Waits for the database; in this thread if not given.
 
     Raises:
         psycopg.Error: The first one failed so. Those after it were not run.
     """
-    return connection.wait(_exchange(connection, prepared, calls, failed))
+    return (wait or connection.wait)(_exchange(connection, prepared, calls, failed))
 
 
 def _exchange(
@@ -154,4 +158,4 @@ def _rows(connection: "psycopg.Connection[Any]", result: Any) -> list[Row]:
     names = [result.fname(number).decode() for number in range(result.nfields)]
     transformer = Transformer(connection)
     transformer.set_pgresult(result)
-    return transformer.load_rows(0, count, lambda values: dict(zip(names, values, strict=True)))
+    return [dict(zip(names, values, strict=True)) for values in transformer.load_rows(0, count, tuple)]

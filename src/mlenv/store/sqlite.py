@@ -65,6 +65,8 @@ class SqliteDatabase:
         texts: The text of every statement, by name.
     """
 
+    in_loop: Final = None
+
     def __init__(self, path: Path, texts: Mapping[str, str] = SQL) -> None:
         self._path, self._texts = path, texts
         self._idle: list[sqlite3.Connection] = []

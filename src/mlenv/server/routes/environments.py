@@ -10,7 +10,7 @@ from mlenv.core.access import Operation
 from mlenv.core.environment import Environment, EnvironmentVersion, View
 from mlenv.core.reference import Reference, parse_name, parse_version
 from mlenv.core.refusals import VersionNotFound
-from mlenv.server.door import opened
+from mlenv.server.door import opened, short
 from mlenv.server.routes.bodies import Received, answers, body_of, documented, text_answer
 from mlenv.server.routes.conditional import (
     UNCHANGED,
@@ -41,6 +41,7 @@ def reference_of(name: str, version: str | None = None) -> Reference:
 
 
 @_inner.get("/environments", responses=answers(wire.EnvironmentPage, "One page"))
+@short
 def list_environments(
     request: Request,
     services: Reading,
@@ -85,6 +86,7 @@ def create_version(
 
 
 @_inner.get("/environments/{name}", responses=answers(wire.EnvironmentAnswer, "The environment") | UNCHANGED)
+@short
 def show_environment(name: EnvironmentPath, services: Reading, if_none_match: IfNoneMatch = None) -> Response:
     """One environment as a whole."""
     environment = services.environments.environment(reference_of(name))
@@ -113,6 +115,7 @@ def change_environment(
 
 
 @_inner.get("/environments/{name}/versions", responses=answers(wire.VersionPage, "One page"))
+@short
 def list_versions(
     request: Request,
     name: EnvironmentPath,
@@ -135,6 +138,7 @@ def list_versions(
 
 
 @_inner.get("/environments/{name}/versions/{version}", responses=answers(wire.VersionAnswer, "The version") | UNCHANGED)
+@short
 def show_version(
     name: EnvironmentPath, version: VersionPath, services: Reading, if_none_match: IfNoneMatch = None
 ) -> Response:
