@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ServerExtraMissing(Unavailable):
     """The libraries of a server are not installed."""
 
-    hint = "install them: `pip install 'mlenv[server]'`"
+    hint = "`pip install 'mlenv[server]'` installs all that servers and workers need"
 
     def __init__(self, name: str) -> None:
         super().__init__(f"a server needs the Python package {name!r}, which is not installed")
@@ -39,14 +39,12 @@ class Options(Struct, frozen=True):
 
 
 def _flags(parser: argparse.ArgumentParser) -> None:
-    _require_extra()
     from mlenv.cli.server_flags import add_flags
 
     add_flags(parser)
 
 
 def _worker_flags(parser: argparse.ArgumentParser) -> None:
-    _require_extra()
     from mlenv.cli.server_flags import add_flags
 
     add_flags(parser, serving=False)
@@ -77,6 +75,7 @@ def _load(options: Options) -> "Loaded":
 
 
 def _start(options: Options, context: Context) -> int:
+    _require_extra()
     from mlenv.cli.serving import start
 
     start(_load(options).settings, context.printer)
@@ -84,6 +83,7 @@ def _start(options: Options, context: Context) -> int:
 
 
 def _ca(options: Options, context: Context) -> int:
+    _require_extra()
     from mlenv.cli.serving import ensure_authority
 
     context.printer.text(f"{ensure_authority(_load(options).settings)}\n")
@@ -103,6 +103,7 @@ def _config(options: Options, context: Context) -> int:
 
 
 def _token(options: Options, context: Context) -> int:
+    _require_extra()
     from mlenv.cli.serving import recover
 
     context.printer.say("a token for the administrator, good for one day:")
@@ -111,6 +112,7 @@ def _token(options: Options, context: Context) -> int:
 
 
 def _work(options: Options, context: Context) -> int:
+    _require_extra()
     from mlenv.cli.serving import work
 
     work(_load(options).settings, context.printer)
