@@ -172,7 +172,7 @@ class PostgresqlDatabase:
         try:
             own = self._in_loops.take() if in_greenlet() else None
             pooled = own.pooled if own else self._engine.pool.connect()
-        except PoolTimeout as error:
+        except (PoolTimeout, TimeoutError) as error:
             hint = "try again; this process makes more requests than it has connections"
             raise StoreBusy(self.where, hint=hint) from error
         connection = cast("psycopg.Connection[Any]", pooled.driver_connection)

@@ -19,6 +19,8 @@ from psycopg.waiting import Ready
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util.concurrency import await_only
 
+from mlenv.store.postgresql import POOL_TIMEOUT
+
 T = TypeVar("T")
 
 #: Connections that one event loop has at most: the others of a pool are for threads.
@@ -123,12 +125,18 @@ class LoopConnections:
         self._loops: WeakKeyDictionary[AbstractEventLoop, _Places] = WeakKeyDictionary()
 
     def take(self) -> LoopConnection:
-        """A connection for whoever was called by `greenlet_spawn`: the one that was used last. Raises what `connect` raises."""
+        """
+        A connection for whoever was called by `greenlet_spawn`: the one that was used last.
+
+        Raises:
+            TimeoutError: None became free in time.
+            And what `connect` raises.
+        """
         places = self._of_loop()
         try:
             found = places.queue.get_nowait()
         except QueueEmpty:
-            found = await_only(places.queue.get())
+            found = await_only(asyncio.wait_for(places.queue.get(), POOL_TIMEOUT))
         if found is not None and found.is_good:
             return found
         return await_only(places.renew(found, self._connect))

@@ -271,6 +271,22 @@ def test_who_gets_no_connection_is_told(database: PostgresqlDatabase, monkeypatc
     in_loop(work)
 
 
+def test_who_waits_too_long_for_a_place_is_told(database: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql_loop, "POOL_TIMEOUT", 0.01)
+
+    async def work() -> None:
+        async with holding(database) as let_go:
+            waiting = [ask(database, "stuck") for _ in range(MOST)]
+            await stuck(database, MOST)
+            with pytest.raises(StoreBusy, match="busy"):
+                await ask(database, "pid")
+            await let_go()
+            await asyncio.gather(*waiting)
+        assert await ask(database, "pid")
+
+    in_loop(work)
+
+
 def test_a_database_that_is_gone_is_told(postgres_cluster: Cluster) -> None:
     database = open_postgresql(postgres_cluster.migrated_database())
 
