@@ -110,7 +110,7 @@ class SpecBody(_Part):
     requirements: Annotated[list[RequirementBody], Field(max_length=_MANY)] | None = None
     constraints: Annotated[list[RequirementBody], Field(max_length=_MANY)] = []
     pylock: Annotated[str, Field(max_length=TOML_LIMIT)] | None = None
-    sources: SourcesBody = SourcesBody()
+    sources: SourcesBody = Field(default_factory=SourcesBody)
     python: Line | None = None
     environment_variables: Annotated[
         list[tuple[Line, Annotated[str, Field(max_length=_VALUE)]]], Field(max_length=_MANY)

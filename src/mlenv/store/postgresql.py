@@ -32,9 +32,8 @@ STATEMENT_TIMEOUT: Final = 30
 LOCK_TIMEOUT: Final = 15
 #: Seconds that a transaction may do nothing, before the database ends it and lets go of its locks.
 IDLE_TIMEOUT: Final = 60
-#: Connections of one process: kept, and at most.
-POOL_SIZE: Final = 10
-POOL_MOST: Final = 20
+#: Connections of one process. All are kept: to make one takes longer than most requests do.
+POOL_SIZE: Final = 20
 
 _DRIVERS: Final = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 #: Every list here is a page in the order of an index, and what is joined to its rows is found by an index. Without statistics
@@ -118,8 +117,12 @@ def postgresql_engine(url: URL, *, autocommit: bool = False) -> Engine:
         url.difference_update_query(["options"]),
         connect_args={key: value for key, value in arguments.items() if key not in url.query} | {"options": options},
         pool_size=POOL_SIZE,
-        max_overflow=POOL_MOST - POOL_SIZE,
+        max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
+        # The one that was used last has what it needs in its caches, and the others are left alone.
+        pool_use_lifo=True,
+        # No table here has a value of that type, and each connection would ask for it.
+        use_native_hstore=False,
         pool_recycle=1800,
         isolation_level="AUTOCOMMIT" if autocommit else None,
         # Whoever begins transactions by statements ends them as well: the pool would look at each connection once more.
