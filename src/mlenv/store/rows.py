@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from mlenv.core.digest import Digest
 from mlenv.core.environment import Environment, EnvironmentVersion
 from mlenv.core.reference import EnvironmentName, VersionName
@@ -22,18 +24,13 @@ def to_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def to_environment(row: Row) -> Environment:
-    """An environment from its row, which has its labels."""
-    labels = row["labels"]
-    return Environment(
-        name=row["name"],
-        latest_version=row["latest_version"],
-        next_version=row["next_version"],
-        archived=bool(row["archived"]),
-        labels=dict(sorted(json.loads(labels).items())) if labels else {},
-        created_at=to_time(row["created_at"]),
-        modified_at=to_time(row["modified_at"]),
-    )
+def to_environments(page: list[Row]) -> list[Environment]:
+    """Environments from their rows, which have their labels. The rows are used up."""
+    for row in page:
+        labels = row["labels"]
+        row["labels"] = dict(sorted(json.loads(labels).items())) if labels else {}
+        row["archived"] = bool(row["archived"])
+    return msgspec.convert(page, list[Environment])
 
 
 def to_version(row: Row, *, archived: bool) -> EnvironmentVersion:

@@ -90,7 +90,7 @@ class SqlRegistry(SqlWhole):
     def environment(self, name: EnvironmentName) -> Environment:
         """One environment. Raises `EnvironmentNotFound`."""
         if row := self._one("environment_labeled", workspace=self._workspace, name=name):
-            return rows.to_environment(row)
+            return rows.to_environments([row])[0]
         raise self._database.read(lambda run: EnvironmentNotFound(name, self._names_like(run, name)))
 
     def environments(self, view: View, *, limit: int, after: str | None = None) -> list[Environment]:
@@ -98,7 +98,7 @@ class SqlRegistry(SqlWhole):
         archived = _ARCHIVED[view]
         statement = "environments_archived" if archived else "environments"
         page = self._database.ask(statement, workspace=self._workspace, after=after or "", limit=limit, **archived)
-        return [rows.to_environment(row) for row in page]
+        return rows.to_environments(page)
 
     def versions(
         self, name: EnvironmentName, view: View, *, limit: int, after: str | None = None
@@ -374,7 +374,7 @@ class SqlRegistry(SqlWhole):
         return found[0]
 
     def _labeled(self, run: Run, name: EnvironmentName) -> Environment:
-        return rows.to_environment(run("environment_labeled", workspace=self._workspace, name=name)[0])
+        return rows.to_environments(run("environment_labeled", workspace=self._workspace, name=name))[0]
 
 
 def _state(row: Row) -> dict[str, Any]:

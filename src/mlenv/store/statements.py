@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
+    Case,
     Executable,
-    ScalarSelect,
     Select,
     Table,
     Update,
@@ -104,7 +104,7 @@ def _environments() -> dict[str, Executable]:
     }
 
 
-def _labels_of(environments: Table) -> ScalarSelect[str]:
+def _labels_of(environments: Table) -> Case[str]:
     """
     Where an environment's labels point, as JSON, or NULL if it has none.
 
@@ -118,8 +118,10 @@ def _labels_of(environments: Table) -> ScalarSelect[str]:
         later.c.label == labels.c.label,
         later.c.sequence > labels.c.sequence,
     )
-    its = and_(labels.c.workspace == environments.c.workspace, labels.c.name == environments.c.name, ~superseded)
-    return select(json_object_agg(labels.c.label, labels.c.version)).where(its).scalar_subquery()
+    its = and_(labels.c.workspace == environments.c.workspace, labels.c.name == environments.c.name)
+    pairs = select(json_object_agg(labels.c.label, labels.c.version)).where(its, ~superseded).scalar_subquery()
+    # Most have none, which is found out in half the time that it takes to put nothing together.
+    return case((exists().where(its), pairs))
 
 
 def _versions() -> dict[str, Executable]:
