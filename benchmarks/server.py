@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from multiprocessing.queues import Queue
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any, Final
 
 from sqlalchemy import create_engine, insert, text
@@ -84,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--environments", type=int, default=10_000, help="environments, with 10 versions each")
     parser.add_argument("--small", type=int, default=1_000, help="versions of the small store that is compared")
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=8.0, help="how long each operation is measured")
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long each operation is measured in a round")
+    parser.add_argument("--rounds", type=int, default=3, help="how often; the table has the medians")
     parser.add_argument("--processes", type=int, default=0, help="processes of the server; 0: as many as it chooses")
     parser.add_argument("--tls", action="store_true", help="over TLS, as a server is by default")
 
@@ -254,7 +256,7 @@ def _serving_peer(server: _Server, log: Path, arguments: argparse.Namespace) -> 
 
 
 def _measure(servers: Sequence[_Server], arguments: argparse.Namespace, environments: int) -> list[Figure]:
-    """Each operation of one server right after the other, since a machine's speed moves."""
+    """Each operation of one server right after the other, several times, since a machine's speed moves."""
     operations: dict[str, Callable[[_Server, Random], bytes]] = {
         "get": lambda server, random: _get(
             server, f"/bench-{random.randrange(environments):06}/versions/{random.randint(1, 10)}"
@@ -266,11 +268,21 @@ def _measure(servers: Sequence[_Server], arguments: argparse.Namespace, environm
         "create": lambda server, random: _post(server, f"new-{random.getrandbits(40)}"),
         "create a further version": lambda server, random: _post(server, f"bench-{random.randrange(environments):06}"),
     }
-    return [
-        _operation(name, functools.partial(make, server), server, arguments, environments * 10)
-        for name, make in operations.items()
-        for server in servers
-    ]
+    found: list[Figure] = []
+    for name, make in operations.items():
+        # One after the other: what is created later makes pages longer.
+        rounds = [
+            [_operation(name, functools.partial(make, each), each, arguments, environments * 10) for each in servers]
+            for _ in range(arguments.rounds)
+        ]
+        found += [_medians(figures) for figures in zip(*rounds, strict=True)]
+    return found
+
+
+def _medians(figures: Sequence[Figure]) -> Figure:
+    """Of several figures of one operation, each number by itself."""
+    numbers = ("p50", "p99", "rate", "server", "database", "clients")
+    return replace(figures[0], **{name: median(getattr(each, name) for each in figures) for name in numbers})
 
 
 def _get(server: _Server, path: str) -> bytes:
