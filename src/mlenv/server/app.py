@@ -55,10 +55,16 @@ def create_app(
     problems = Problems({**WRITERS, "v2": write_problem})
     metrics = Metrics(build_states) if settings.metrics else None
     app = FastAPI(title="mlenv", version="1", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    known = {"site": site, "settings": settings, "problems": problems, "metrics": metrics, **(state or {})}
+    known = {
+        "site": site,
+        "settings": settings,
+        "problems": problems,
+        "metrics": metrics,
+        "read_in_loop": read_in_loop,
+        **(state or {}),
+    }
     for name, value in known.items():
         setattr(app.state, name, value)
-    app.state.read_in_loop = read_in_loop
     app.state.readiness = Readiness(dict(checks or {}))
     _include(app, metrics is not None)
     # The framework's own middlewares are left out: they catch errors, as `Surroundings` does.

@@ -5,7 +5,7 @@ Connections are in the driver's autocommit mode: transactions are begun and ende
 """
 
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn, cast
@@ -39,11 +39,11 @@ class _Pooled(NamedTuple):
 
     driver: "psycopg.Connection[Any]"
     prepared: set[bytes]
-    wait: Wait | None
+    wait: Wait
 
-    def exchange(self, calls: Sequence[tuple[Statement, Values]]) -> list[Row]:
+    def exchange(self, calls: Calls, *, failed: Callable[[int], None] = lambda _number: None) -> list[Row]:
         """Run statements; see `mlenv.store.postgresql_pipeline.exchange`."""
-        return exchange(self.driver, self.prepared, calls, wait=self.wait)
+        return exchange(self.driver, self.prepared, calls, wait=self.wait, failed=failed)
 
 
 class _ConnectionLost(Exception):
@@ -125,7 +125,7 @@ class PostgresqlDatabase:
         numbers: list[int] = []
         try:
             with self._connection() as connection:
-                exchange(connection.driver, connection.prepared, whole, failed=numbers.append)
+                connection.exchange(whole, failed=numbers.append)
         except psycopg.Error as error:
             # A row that is there already, or one that is not as it was.
             if getattr(error, "sqlstate", None) in {"23505", "23502"} and 0 < numbers[0] <= len(calls):
@@ -176,7 +176,7 @@ class PostgresqlDatabase:
             hint = "try again; this process makes more requests than it has connections"
             raise StoreBusy(self.where, hint=hint) from error
         connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
-        given = _Pooled(connection, pooled.info.setdefault("prepared", set()), own.wait if own else None)
+        given = _Pooled(connection, pooled.info.setdefault("prepared", set()), own.wait if own else connection.wait)
         try:
             yield given
         except psycopg.Error as error:

@@ -45,7 +45,7 @@ class LoopConnection:
         self._socket = cast("psycopg.Connection[Any]", pooled.driver_connection).pgconn.socket
         self._watched = self._lost = False
         self._answers: Generator[Any, Ready | None, Any] | None = None
-        self._future: Future[Any] = loop.create_future()
+        self._future: Future[Any]
         self._watch()
 
     @property

@@ -91,21 +91,21 @@ def exchange(
     prepared: set[bytes],
     calls: "Sequence[tuple[Statement, Values]]",
     *,
-    failed: Callable[[int], None] = lambda _number: None,
-    wait: Wait | None = None,
+    wait: Wait,
+    failed: Callable[[int], None],
 ) -> list[Row]:
     """
     Run statements in order, up to the first that fails. Returns the rows of the last one.
 
     Args:
         prepared: Keys of what this connection has prepared.
+        wait: Waits for the database.
         failed: Is told which of `calls` failed.
-        wait: Waits for the database; in this thread if not given.
 
     Raises:
         psycopg.Error: The first one failed so. Those after it were not run.
     """
-    return (wait or connection.wait)(_exchange(connection, prepared, calls, failed))
+    return wait(_exchange(connection, prepared, calls, failed))
 
 
 def _exchange(

@@ -20,7 +20,7 @@ def _sha256_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
 
 
 class json_object_agg(GenericFunction[str]):
-    """A JSON object of names and values, or NULL of none, as text (PostgreSQL's documentation, 9.21)."""
+    """A JSON object of names and values, of which there is at least one, as text (PostgreSQL's documentation, 9.21)."""
 
     type = Text()
     inherit_cache = True
@@ -33,6 +33,5 @@ def _objects_of_postgresql(element: Any, compiler: Any, **options: Any) -> str:
 
 @compiles(json_object_agg, "sqlite")
 def _objects_of_sqlite(element: Any, compiler: Any, **options: Any) -> str:
-    # sqlite.org/json1.html#jgroupobject. Of none it would give `{}`.
-    names = compiler.process(element.clauses, **options)
-    return f"CASE WHEN count(*) THEN json_group_object({names}) END"
+    # sqlite.org/json1.html#jgroupobject
+    return f"json_group_object({compiler.process(element.clauses, **options)})"
