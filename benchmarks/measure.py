@@ -69,7 +69,7 @@ def median(values: Iterable[float]) -> float:
 
 
 class Sampler:
-    """Watches the memory of a process and its descendants, ten times a second, until it is stopped."""
+    """Watches the memory of a process and its descendants, ten times a second, and when it is stopped."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -85,7 +85,9 @@ class Sampler:
         return self._peak
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.1):
+        ended = False
+        while not ended:
+            ended = self._ended.wait(0.1)
             self._peak = max(self._peak, sum(_proportional(pid) for pid in descendants(self._pid)))
 
 
