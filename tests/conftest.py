@@ -24,7 +24,7 @@ import pytest_socket
 
 from mlenv.file_lock import FileLock
 
-pytest_plugins = ["support.oci_client", "support.postgres"]
+pytest_plugins = ["support.docker", "support.oci_client", "support.postgres"]
 
 _REPOSITORY = Path(__file__).parents[1]
 _TOOLS = _REPOSITORY / "tools"

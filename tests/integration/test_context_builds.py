@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from support.docker import Docker
 from support.tiny_base import make_tiny_base
 
+from mlenv.build.context_engines import BuildKit, look_for_engines
 from mlenv.build.context_sandbox import BuilderFailed, BuildTooSlow, run_listening
 from mlenv.build.installed import installed_of
 from mlenv.core.environment import Definition, EnvironmentVersion
@@ -46,6 +48,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
     with open_embedded(directory / "home") as store:
         store.bases.import_(f"oci:{make_tiny_base(directory / 'tiny')}", "tiny", progress=QUIET)
         yield store
+
+
+@pytest.fixture
+def docker(dockers: Callable[[str], Docker], monkeypatch: pytest.MonkeyPatch) -> Docker:
+    """A docker whose builder, BuildKit, is taken."""
+    found = dockers("trixie")
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    return found
 
 
 @pytest.fixture
@@ -208,7 +219,8 @@ class _Stop(Exception):
 class _Stopping(Lines):
     def line(self, text: str) -> None:
         super().line(text)
-        if text.strip() == "begun":
+        # BuildKit puts the step and the time before it.
+        if text.split()[-1:] == ["begun"] and "echo" not in text:
             raise _Stop
 
 
@@ -223,6 +235,71 @@ def test_a_build_that_is_stopped_ends_with_all_it_started(store: Embedded, conte
         pass
     assert left == []
     assert list((store.home / "work").rglob("context-*")) == []
+
+
+def test_docker_makes_the_same_image_twice(store: Embedded, context: Path, docker: Docker) -> None:
+    (context / "a").write_text("one")
+    text = (
+        "FROM tiny AS first\nARG WHO=nobody\nCOPY a /a\nRUN echo $WHO > /who\n"
+        "RUN --mount=type=secret,id=token cat /run/secrets/token > /dev/null && cat /run/secrets/token\n"
+        "FROM first\nCOPY --from=tiny /usr/bin/env /env\nENV A=b\n"
+    )
+    version = create(store, context, text, "by-docker")
+    lines = Lines()
+    secret = "s3cret-value-of-docker"
+    built = build(store, version, lines, "docker", arguments={"WHO": "me"}, secrets={"token": secret})
+    assert built.record is not None
+    assert any("***" in each for each in lines.lines)
+    assert secret not in "".join(lines.lines)
+    found = subprocess.run(["grep", "-rlF", secret, str(store.home)], capture_output=True, text=True, check=False)
+    assert found.stdout == ""
+    assert built.image.layers[0] == store.bases.need("tiny", progress=QUIET).image.layers[0]
+    assert any("2020-01-01" in each and each.endswith(" env") for each in names_in(store, built))
+    assert "A=b" in built.image.config["config"]["Env"]
+    history = json.dumps(built.image.config["history"])
+    assert "mlenv-base" not in history
+    options = ContextOptions("docker", "none", {"token": secret})
+    made, _ = store.contexts.make(version, built.lock, _other_key(built, version), options, progress=QUIET)
+    assert made.manifest.digest == built.image.manifest.digest
+
+
+def test_a_build_by_docker_that_is_stopped_ends_with_all_it_started(
+    store: Embedded, context: Path, docker: Docker
+) -> None:
+    text = "FROM tiny\nRUN (sleep 600; : mlenv-test-sleeper) & echo begun; sleep 600; : mlenv-test-sleeper\n"
+    version = create(store, context, text, "slow-docker")
+    with pytest.raises(_Stop):
+        build(store, version, _Stopping(), "docker")
+    deadline = time.monotonic() + 10
+    while (left := _processes_in(store.home)) and time.monotonic() < deadline:
+        pass
+    assert left == []
+    assert list((store.home / "work").rglob("context-*")) == []
+
+
+def test_docker_says_what_failed_and_gives_steps_no_network(store: Embedded, context: Path, docker: Docker) -> None:
+    version = create(store, context, "FROM tiny\nRUN cat /proc/net/dev; cat /nowhere\n", "failing-docker")
+    lines = Lines()
+    with pytest.raises(BuilderFailed, match="docker failed") as caught:
+        build(store, version, lines, "docker")
+    assert "cat: /nowhere: No such file or directory" in str(caught.value.detail)
+    interfaces = [word for line in lines.lines for word in line.split() if word.endswith(":") and "face" not in word]
+    assert "lo:" in interfaces
+    assert not [each for each in interfaces if each.startswith(("eth", "en", "veth"))]
+
+
+def test_a_docker_whose_builder_writes_no_oci_images_is_passed_over(
+    tmp_path: Path, docker: Docker, dockers: Callable[[str], Docker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert look_for_engines(None, tmp_path).engine == BuildKit(
+        "docker", docker.must("info", "--format={{.ServerVersion}}").strip(), str(docker.bin / "docker")
+    )
+    # The client of the one, with buildx, and the service of the other.
+    monkeypatch.setenv("DOCKER_HOST", dockers("bookworm").environment["DOCKER_HOST"])
+    found = look_for_engines(None, tmp_path)
+    assert found.engine is not None
+    assert found.engine.name == "buildah"
+    assert "writes no OCI images" in found.others["docker"]
 
 
 def test_what_takes_too_long_is_ended() -> None:

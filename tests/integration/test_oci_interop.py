@@ -1,12 +1,14 @@
-"""The tools that people have, at `/v2/` over TLS with a token: skopeo, podman, buildah, umoci; digests are preserved."""
+"""The tools that people have, at `/v2/` over TLS with a token, preserve digests: docker, containerd, podman, skopeo…"""
 
 import json
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.docker import Docker
 from support.images import LayoutBuilder, name, platform
 from support.oci_client import Repository
 from support.server import Server, run_server
@@ -92,6 +94,15 @@ def _build(world: World, debian_base: Path) -> str:
     return str(built["image"])
 
 
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def docker(request: pytest.FixtureRequest, here: Here, dockers: Callable[[str], Docker]) -> Docker:
+    """docker 20.10, and a new one that leaves images to containerd; both know the server, and are logged in."""
+    docker = dockers(request.param)
+    docker.trust(here.host, here.server.ca)
+    docker.must("login", "--username=anybody", f"--password={here.server.token}", here.host)
+    return docker
+
+
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
     """An OCI layout with an image `one`, and an index `both` of that and another."""
@@ -126,6 +137,67 @@ def test_podman_pulls_a_version_and_it_is_what_was_locked(here: Here, tmp_path: 
     checked = here.world.run("check", "--python", str(wrapper))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert json.loads(checked.stdout)["drift"] is False
+
+
+def test_docker_pulls_a_version_and_it_is_what_was_locked(here: Here, docker: Docker, tmp_path: Path) -> None:
+    repository = f"{here.host}/default/train"
+    for reference in (":1", ":latest", ":production", f"@{here.digest}"):
+        docker.must("pull", "--quiet", f"{repository}{reference}")
+    image = f"{repository}:1"
+    digests = json.loads(docker.must("image", "inspect", "--format={{json .RepoDigests}}", image))
+    assert set(digests) == {f"{repository}@{here.digest}"}
+    run = ("run", "--rm", "-i", "--network=none", image, "python")
+    code = "import alpha, sys; print(alpha.VALUE, sys.prefix)"
+    assert docker.must(*run, "-c", code).split() == ["43", "/opt/env"]
+    variables = " ".join(f"{name}={value}" for name, value in docker.environment.items())
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\nexport {variables}\nexec docker {" ".join(run)} "$@"\n')
+    wrapper.chmod(0o755)
+    checked = here.world.run("check", "--python", str(wrapper))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert json.loads(checked.stdout)["drift"] is False
+
+
+def test_docker_without_a_token_pulls_nothing(here: Here, docker: Docker) -> None:
+    docker.must("logout", here.host)
+    done = docker.call("pull", f"{here.host}/default/train:1")
+    assert done.returncode != 0
+    assert any(each in done.stderr.lower() for each in ("unauthorized", "authentication required", "no basic auth"))
+    wrong = docker.call("login", "--username=x", "--password=mlenv_wrong", here.host)
+    assert wrong.returncode != 0
+    assert "mlenv_wrong" not in wrong.stderr
+    docker.must("login", "--username=anybody", f"--password={here.server.token}", here.host)
+
+
+def test_docker_pushes_and_pulls(here: Here, docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {here.host}/default/train:1\nLABEL made={docker.suite}\n")
+    image = f"{here.host}/default/by-docker/{docker.suite}:1"
+    docker.must("pull", "--quiet", f"{here.host}/default/train:1")
+    docker.must("build", "--quiet", f"--tag={image}", str(tmp_path))
+    docker.must("push", "--quiet", image)
+    pushed = here.manifest(f"default/by-docker/{docker.suite}", "1")
+    docker.must("rmi", "--force", image)
+    docker.must("pull", "--quiet", image)
+    found = json.loads(docker.must("image", "inspect", image))[0]
+    assert found["Config"]["Labels"]["made"] == docker.suite
+    assert found["RepoDigests"] == [f"{here.host}/default/by-docker/{docker.suite}@{pushed}"]
+
+
+def test_docker_does_not_push_to_an_environment(here: Here, docker: Docker) -> None:
+    image = f"{here.host}/default/train"
+    docker.must("pull", "--quiet", f"{image}:1")
+    docker.must("tag", f"{image}:1", f"{image}:9")
+    done = docker.call("push", f"{image}:9")
+    assert done.returncode != 0
+    assert re.search("denied|403 Forbidden", done.stdout + done.stderr)
+    assert here.manifest("default/train", "1") == here.digest
+
+
+def test_containerd_pulls_by_name_and_by_digest(here: Here, docker: Docker) -> None:
+    user = f"--user=anybody:{here.server.token}"
+    for reference in (f"{here.host}/default/train:1", f"{here.host}/default/train@{here.digest}"):
+        docker.containerd("images", "pull", f"--hosts-dir={docker.hosts}", user, reference)
+        assert docker.containerd("images", "list", f"name=={reference}").splitlines()[1].split()[2] == here.digest
 
 
 def test_podman_without_a_token_pulls_nothing(here: Here, tmp_path: Path) -> None:

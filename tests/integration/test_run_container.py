@@ -1,4 +1,4 @@
-"""Commands in real containers, by podman: status, signals, stdin, terminal, files, and the image's way into the engine."""
+"""Commands in real containers, by podman and docker: status, signals, terminal, files, and the image's way into the engine."""
 
 import hashlib
 import io
@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.docker import Docker
 
 from mlenv.core.digest import Digest
 from mlenv.core.image import MANIFEST_TYPE, Descriptor
@@ -33,9 +35,19 @@ leave(run_command(json.loads(sys.argv[1]), environment=os.environ))
 _SECONDS = 60
 
 
-@pytest.fixture(scope="module")
-def engine(podman_storage: None) -> ContainerEngine:
-    return find_engine("podman")
+@pytest.fixture(scope="module", params=["podman", "bookworm", "trixie"])
+def engine(
+    request: pytest.FixtureRequest, podman_storage: None, dockers: Callable[[str], Docker]
+) -> Iterator[ContainerEngine]:
+    """podman, docker 20.10, and a new docker that leaves images to containerd."""
+    if request.param == "podman":
+        yield find_engine("podman")
+        return
+    docker = dockers(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in docker.environment.items():
+            patch.setenv(name, value)
+        yield find_engine("docker")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +83,7 @@ def test_an_image_is_loaded_once_and_has_a_name(
     engine: ContainerEngine, layout: Path, manifest: Descriptor, image: str, tmp_path: Path
 ) -> None:
     names = engine.call(["image", "inspect", "--format", "{{.RepoTags}}", image], what="look", timeout=_SECONDS)
-    assert "localhost/mlenv/example:1" in names
+    assert names == ("[localhost/mlenv/example:1]" if engine.name == "podman" else "[mlenv/example:1]")
     shutil.copytree(layout / "blobs" / "sha256", tmp_path / "sha256", ignore=lambda *_: [])
     largest = max((tmp_path / "sha256").iterdir(), key=lambda each: each.stat().st_size)
     largest.unlink()
@@ -146,7 +158,7 @@ def test_control_c_on_a_terminal_interrupts(engine: ContainerEngine, image: str,
 
 
 def test_what_is_installed_can_be_asked_from_outside(engine: ContainerEngine, image: str) -> None:
-    command = [engine.executable, "run", "--rm", "-i", "--network=none", "--cgroups=disabled", *_limits(engine), image]
+    command = [engine.executable, "run", "--rm", "-i", "--network=none", *_limits(engine), image]
     inspection = inspect_by([*command, "python3", "-"], what="the image")
     assert inspection.prefix == "/usr"
     assert [(each.name, each.version, each.modified) for each in inspection.distributions] == [
@@ -156,7 +168,7 @@ def test_what_is_installed_can_be_asked_from_outside(engine: ContainerEngine, im
 
 def _limits(engine: ContainerEngine) -> list[str]:
     arguments = run_arguments(engine, ContainerRun("image", (), Path("/home")))
-    return [each for each in arguments if each.startswith("--ulimit")]
+    return [each for each in arguments if each.startswith(("--ulimit", "--cgroups"))]
 
 
 def _runner(engine: ContainerEngine, run: ContainerRun) -> list[str]:

@@ -7,6 +7,7 @@ those that the lock names under names made here, and fetch nothing.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,11 @@ ENGINES: Final = ("docker", "buildctl", "buildah", "podman")
 #: What a build may reach: nothing, or what this machine can.
 NETWORKS: Final = ("none", "default")
 _TIMEOUT: Final = 20
+#: What `docker info` is asked: which version its service has, and how it keeps images.
+_DOCKER: Final = "{{.ServerVersion}}|{{json .DriverStatus}}"
+_CONTAINERD: Final = "io.containerd.snapshotter"
+_OWN_BUILDER: Final = re.compile(r"^Driver:\s+docker$", re.MULTILINE)
+_BUILDERS: Final = "`docker buildx create --use` makes one that does, as does docker's containerd image store"
 #: Files of a sandbox with settings of containers/storage and containers/image.
 _STORAGE: Final = "/conf/storage.conf"
 _CONTAINERS: Final = "/conf/containers.conf"
@@ -153,7 +159,9 @@ class BuildKit(Struct, frozen=True):
 
     def command(self, order: EngineOrder, directory: Path) -> list[str]:
         """The command line (docs.docker.com/reference/cli/docker/buildx/build; buildctl's `docs/reference/buildctl.md`)."""
-        output = f"type=oci,dest={directory}/out/image.tar,rewrite-timestamp=true,oci-mediatypes=true"
+        # NOTE: not `rewrite-timestamp=true`, which rewrites layers of bases as well (moby/buildkit#4805), and is not
+        # known to all: `context_result.py` sets times.
+        output = f"type=oci,dest={directory}/out/image.tar,oci-mediatypes=true"
         ids = [(f"id={id},env=MLENV_SECRET_{number}") for number, id in enumerate(order.secrets or {})]
         if self.name == "docker":
             command = [self.executable, "buildx", "build", "--progress=plain", "--no-cache", "--provenance=false"]
@@ -225,10 +233,7 @@ def _look_at(name: str, workdir: Path) -> ContextEngine | str:
     if executable is None:
         return "not installed"
     if name == "docker":
-        if (answer := _ask([executable, "info", "--format", "{{.ServerVersion}}"])) is None:
-            return "no service answers"
-        version = _ask([executable, "buildx", "version"])
-        return BuildKit(name, answer, executable) if version else "it has no buildx"
+        return _look_at_docker(executable)
     if name == "buildctl":
         answer = _ask([executable, "--version"])
         if answer is None or _ask([executable, "debug", "workers"]) is None:
@@ -240,6 +245,23 @@ def _look_at(name: str, workdir: Path) -> ContextEngine | str:
     if not executable.startswith(("/usr/", "/bin/")):
         return f"it is at {executable}, and only what is in /usr is there in a sandbox"
     return why_no_isolation(workdir, name) or SandboxedEngine(name, _version(answer))
+
+
+def _look_at_docker(executable: str) -> ContextEngine | str:
+    """
+    docker with a builder that writes OCI images.
+
+    The one of docker's own service does where containerd keeps its images, others do in any case
+    (docs.docker.com/build/builders/drivers, “Docker driver”; docs.docker.com/engine/storage/containerd).
+    """
+    version, _, status = (_ask([executable, "info", "--format", _DOCKER]) or "").partition("|")
+    if not version:
+        return "no service answers"
+    if (builder := _ask([executable, "buildx", "inspect"])) is None:
+        return "it has no buildx"
+    if _OWN_BUILDER.search(builder) and _CONTAINERD not in status:
+        return f"its builder writes no OCI images ({_BUILDERS})"
+    return BuildKit("docker", version, executable)
 
 
 def _ask(command: Sequence[str]) -> str | None:

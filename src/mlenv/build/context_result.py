@@ -2,10 +2,11 @@
 What an image builder made becomes an image of the store.
 
 The builder's word counts for nothing: where it ran, a step of the build may have been, too. Every blob is checked, the
-layers of the bases are those that the store has, and the others are compressed here, so that their bytes do not depend
-on who built them.
+layers of the bases are those that the store has, and the others get their times and are compressed here, so that their
+bytes depend neither on when nor on where they were built.
 """
 
+import hashlib
 import os
 import re
 import stat
@@ -21,7 +22,7 @@ from mlenv.build.compression import open_stream
 from mlenv.build.image_sources import Archive, Directory, ImageSource, copy
 from mlenv.build.installed import annotated, read_installed
 from mlenv.build.interface import Blobs
-from mlenv.build.unpacking import CHUNK, Readable, open_unpacked
+from mlenv.build.unpacking import CHUNK, Limited, Readable, open_unpacked
 from mlenv.build.validate import (
     INDEX_TYPES,
     InvalidImage,
@@ -34,10 +35,13 @@ from mlenv.build.validate import (
 )
 from mlenv.core.digest import Digest, DigestMismatch
 from mlenv.core.image import CONFIG_TYPE, MANIFEST_TYPE, Descriptor, Image, encode
-from mlenv.core.layer import Compression
+from mlenv.core.layer import MTIME, Compression
 from mlenv.core.platform import Platform
 from mlenv.core.progress import Progress
+from mlenv.core.tar_archive import retimed
 
+#: The most files, links and directories of one layer.
+_MEMBERS: Final = 1 << 30
 #: The most that one layer may unpack to, in bytes.
 _UNPACKED: Final = 128 << 30
 _LAYERS: Final = 127
@@ -82,11 +86,14 @@ def take_result(
             raise InvalidImage("the built image", f"is for {found}, expected {platform}")
         if len(layers) > _LAYERS:
             raise InvalidImage("the built image", f"has {len(layers)} layers, at most {_LAYERS} can be mounted")
-        stored = []
-        for layer, diff_id in zip(layers, diff_ids, strict=True):
-            mine = known.get(diff_id)
-            stored.append((mine or _keep(source, layer, diff_id, compression, blobs, progress), diff_id))
+        stored = [
+            (known[diff_id], diff_id)
+            if diff_id in known
+            else _keep(source, layer, diff_id, compression, blobs, progress)
+            for layer, diff_id in zip(layers, diff_ids, strict=True)
+        ]
     config = _config(document, names, variables, labels)
+    config["rootfs"] = {"type": "layers", "diff_ids": [str(diff_id) for _, diff_id in stored]}
     manifest: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -117,8 +124,8 @@ def _parts(source: ImageSource) -> tuple[bytes, list[Descriptor]]:
 
 def _keep(
     source: ImageSource, layer: Descriptor, diff_id: Digest, compression: Compression, blobs: Blobs, progress: Progress
-) -> Descriptor:
-    """Compress a layer anew, and check its content."""
+) -> tuple[Descriptor, Digest]:
+    """Check a layer's content, set its times, and compress it anew: what is stored, and its own diff id."""
     what = f"layer {layer.digest} of what was built"
     with (
         progress.step("Storing what the Dockerfile added", total=layer.size, unit="bytes") as step,
@@ -128,13 +135,35 @@ def _keep(
         blobs.writer() as writer,
     ):
         out = open_stream(compression, writer)
-        while data := stream.read(CHUNK):
+        hashed = _Hashed(stream)
+        plain = Limited(hashed, _UNPACKED, what)
+        for data in retimed(plain, MTIME, what=what, members=_MEMBERS):
             out.write(data)
+        while plain.read(CHUNK):
+            # What stands behind a tar's end is a part of what was hashed.
+            pass
         step.advance(layer.size)
-        if (got := out.close()) != diff_id:
-            raise DigestMismatch(what, expected=str(diff_id), got=str(got))
+        if hashed.digest != diff_id:
+            raise DigestMismatch(what, expected=str(diff_id), got=str(hashed.digest))
+        kept = out.close()
         digest, size = writer.commit()
-    return Descriptor(compression.media_type, digest, size)
+    return Descriptor(compression.media_type, digest, size), kept
+
+
+class _Hashed:
+    """A stream whose digest is known when it is at its end."""
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream, self._hash = stream, hashlib.sha256()
+
+    def read(self, size: int, /) -> bytes:
+        data = self._stream.read(size)
+        self._hash.update(data)
+        return data
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(self._hash.hexdigest())
 
 
 @contextmanager

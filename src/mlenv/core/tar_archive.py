@@ -6,7 +6,7 @@ Formats: POSIX.1-2017 pax and ustar, and GNU's long names and large numbers. Eve
 
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
 import zstandard
@@ -18,6 +18,8 @@ CHUNK: Final = 1 << 20
 _BLOCK: Final = 512
 #: The most bytes of a long name or of pax records.
 _RECORD_LIMIT: Final = 1 << 20
+#: Times that pax records may have, besides or instead of that in the header.
+_TIMES: Final = frozenset({"mtime", "atime", "ctime", "LIBARCHIVE.creationtime"})
 #: The last time that eleven octal digits hold, in the year 2242.
 _LAST_TIME: Final = 8**11 - 1
 
@@ -125,24 +127,104 @@ def walk_tar(stream: Limited, *, what: str, members: int) -> Iterator[tuple[Memb
         overrides = {}
 
 
+def retimed(stream: Limited, mtime: int, *, what: str, members: int) -> Iterator[bytes]:
+    """
+    The same tar with one time for everything in it, in pieces.
+
+    Args:
+        stream: At the first header.
+        mtime: In whole seconds since 1970, at most the last that eleven octal digits hold. Other times are left out.
+        what: The archive's name in messages.
+        members: The most entries it may have.
+
+    Raises:
+        InvalidArchive: It is no tar, ends early, has sparse files, or exceeds a limit.
+    """
+    overrides: dict[str, str] = {}
+    while header := _next_header(stream, what):
+        kind, size = chr(header[156]), _number(header[124:136], what)
+        if kind in "xgLK":
+            data = _record(stream, size, what)
+            if kind in "xg":
+                records = _pax_records(data, what)
+                overrides |= records if kind == "x" else {}
+                data = _pax_data({key: value for key, value in records.items() if key not in _TIMES})
+            if data:
+                yield _timed(header, mtime, len(data))
+                yield data + bytes(-len(data) % _BLOCK)
+            continue
+        member = _member(header, kind, size, overrides, stream.position, what)
+        if (members := members - 1) < 0:
+            raise InvalidArchive(what, "has too many entries")
+        yield _timed(header, mtime)
+        left = member.size + -member.size % _BLOCK
+        while left:
+            if not (data := stream.read(min(left, CHUNK))):
+                raise InvalidArchive(what, "ends in the middle of a file")
+            yield data
+            left -= len(data)
+        overrides = {}
+    yield bytes(2 * _BLOCK)
+
+
+def _timed(header: bytes, mtime: int, size: int | None = None) -> bytes:
+    """A header with another time, and perhaps another size (POSIX.1-2017, pax, "ustar Interchange Format")."""
+    changed = bytearray(header)
+    changed[136:148] = b"%011o\0" % mtime
+    if size is not None:
+        changed[124:136] = b"%011o\0" % size
+    if header[257:265] == b"ustar  \0":
+        # GNU's own format has further times here.
+        changed[345:369] = bytes(24)
+    changed[148:156] = b" " * 8
+    changed[148:156] = b"%06o\0 " % sum(changed)
+    return bytes(changed)
+
+
+def _pax_data(records: Mapping[str, str]) -> bytes:
+    """Records as they are written; their length counts its own digits."""
+    lines = []
+    for key, value in records.items():
+        text = f" {key}={value}\n".encode("utf-8", "surrogateescape")
+        length = len(text) + 1
+        while len(str(length)) + len(text) != length:
+            length = len(str(length)) + len(text)
+        lines.append(str(length).encode() + text)
+    return b"".join(lines)
+
+
+def _next_header(stream: Limited, what: str) -> bytes | None:
+    """The next block, which must be a header; None at the end."""
+    header = stream.exactly(_BLOCK)
+    if not header.strip(b"\0"):
+        return None
+    if len(header) < _BLOCK or not _is_header(header):
+        raise InvalidArchive(what, f"is not a tar: no header at byte {stream.position - len(header)}")
+    return header
+
+
+def _record(stream: Limited, size: int, what: str) -> bytes:
+    """What a header of a long name, or of pax records, is followed by."""
+    if size > _RECORD_LIMIT:
+        raise InvalidArchive(what, f"has a name or record of {size} bytes")
+    data = stream.exactly(size + -size % _BLOCK)
+    if len(data) < size:
+        raise InvalidArchive(what, "ends in the middle of a record")
+    return data[:size]
+
+
 def _next_member(stream: Limited, overrides: dict[str, str], what: str) -> Member | None:
     """The next entry, after the records that speak of it."""
-    while True:
-        header = stream.exactly(_BLOCK)
-        if not header.strip(b"\0"):
-            return None
-        if len(header) < _BLOCK or not _is_header(header):
-            raise InvalidArchive(what, f"is not a tar: no header at byte {stream.position - len(header)}")
+    while header := _next_header(stream, what):
         kind, size = chr(header[156]), _number(header[124:136], what)
         if kind not in "xgLK":
             return _member(header, kind, size, overrides, stream.position, what)
-        if size > _RECORD_LIMIT:
-            raise InvalidArchive(what, f"has a name or record of {size} bytes")
-        data = stream.exactly(size + -size % _BLOCK)[:size]
+        data = _record(stream, size, what)
         if kind == "x":
             overrides |= _pax_records(data, what)
         elif kind in "LK":
             overrides["path" if kind == "L" else "linkpath"] = _text(data.rstrip(b"\0"))
+    return None
 
 
 def _member(header: bytes, kind: str, size: int, overrides: dict[str, str], offset: int, what: str) -> Member:

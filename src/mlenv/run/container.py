@@ -192,14 +192,14 @@ def _id_in_docker(engine: ContainerEngine, config: Digest, manifest: Digest) -> 
     return None
 
 
-def _write_layout(directory: Path, manifest: Descriptor, name: str) -> None:
-    """`oci-layout` and `index.json` (image-spec, image-layout.md) for one image."""
+def _write_layout(directory: Path, manifest: Descriptor, name: str, **annotations: str) -> None:
+    """`oci-layout` and `index.json` (image-spec, image-layout.md) for one image; annotations are besides the name."""
     (directory / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
     entry = {
         "mediaType": MANIFEST_TYPE,
         "digest": str(manifest.digest),
         "size": manifest.size,
-        "annotations": {"org.opencontainers.image.ref.name": name},
+        "annotations": {"org.opencontainers.image.ref.name": name, **annotations},
     }
     (directory / "index.json").write_text(
         json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]})
@@ -213,7 +213,8 @@ def _write_archive(
     config = f"blobs/sha256/{Digest.parse(document['config']['digest']).hex}"
     legacy = json.dumps([{"Config": config, "RepoTags": [name], "Layers": paths}]).encode()
     with tempfile.TemporaryDirectory(prefix="mlenv-") as directory, tarfile.open(fileobj=stream, mode="w|") as archive:
-        _write_layout(Path(directory), manifest, name)
+        # NOTE: where containerd keeps images, it takes the name from here (containerd, `images/archive/importer.go`).
+        _write_layout(Path(directory), manifest, name, **{"io.containerd.image.name": f"docker.io/{name}"})
         for file in ("oci-layout", "index.json"):
             archive.add(Path(directory) / file, file)
         entry = tarfile.TarInfo("manifest.json")

@@ -27,7 +27,7 @@ def test_docker_is_told_by_the_flags_of_buildx() -> None:
     assert BuildKit("docker", "27.0", "/usr/bin/docker").command(ORDER, Path("/w")) == [
         "/usr/bin/docker", "buildx", "build", "--progress=plain", "--no-cache", "--provenance=false", "--sbom=false",
         "--network=none",
-        "--output=type=oci,dest=/w/out/image.tar,rewrite-timestamp=true,oci-mediatypes=true",
+        "--output=type=oci,dest=/w/out/image.tar,oci-mediatypes=true",
         f"--build-context=localhost/mlenv-base-0=oci-layout:///w/bases@{ONE}",
         "--build-arg=A=b c",
         "--secret=id=token,env=MLENV_SECRET_0",
@@ -41,7 +41,7 @@ def test_buildctl_is_told_by_its_own_flags() -> None:
     assert BuildKit("buildctl", "0.16", "buildctl").command(ORDER, Path("/w")) == [
         "buildctl", "build", "--progress=plain", "--no-cache", "--frontend=dockerfile.v0",
         "--local=context=/w/context", "--local=dockerfile=/w", "--opt=filename=Dockerfile",
-        "--output=type=oci,dest=/w/out/image.tar,rewrite-timestamp=true,oci-mediatypes=true",
+        "--output=type=oci,dest=/w/out/image.tar,oci-mediatypes=true",
         "--opt=build-arg:SOURCE_DATE_EPOCH=1577836800",
         "--opt=force-network-mode=none",
         "--oci-layout=mlenv-bases=/w/bases",
@@ -91,10 +91,25 @@ def test_why_there_is_none_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         find_context_engine("kaniko", tmp_path)
 
 
-def test_the_first_that_answers_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "docker").write_text("#!/bin/sh\necho 27.1\n")
-    (programs / "docker").chmod(0o755)
-    monkeypatch.setenv("PATH", str(programs))
-    assert look_for_engines(None, tmp_path).engine == BuildKit("docker", "27.1", str(programs / "docker"))
+@pytest.mark.parametrize(
+    ("store", "builder", "why"),
+    [
+        ('[["driver-type","io.containerd.snapshotter.v1"]]', "docker", None),
+        ('[["Backing Filesystem","extfs"]]', "docker-container", None),
+        ('[["Backing Filesystem","extfs"]]', "docker", "its builder writes no OCI images"),
+        ('[["Backing Filesystem","extfs"]]', "", "it has no buildx"),
+    ],
+)
+def test_docker_is_taken_if_its_builder_writes_oci_images(
+    store: str, builder: str, why: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What docker 26.1 prints; the real one is in tests/integration/test_docker.py.
+    inspected = f"echo 'Name:   default'; echo 'Driver: {builder}'; echo; echo Nodes:" if builder else "exit 1"
+    program = tmp_path / "docker"
+    program.write_text(f"#!/bin/sh\nif [ $1 = info ]; then echo '27.1|{store}'; else {inspected}; fi\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    found = look_for_engines("docker", tmp_path)
+    assert found.engine == (None if why else BuildKit("docker", "27.1", str(program)))
+    assert (why or "") in found.others.get("docker", "")
+    assert list(found.others) == (["docker"] if why else [])
