@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from support.builds import services_of
 from support.conda_locked import conda_lock, keep_lock, locked
 from support.conda_packages import interpreter, make_package
@@ -160,6 +161,17 @@ def test_a_lock_of_something_else_is_refused(api: InProcess, bad: Lock, why: str
     assert why in answer.json()["detail"]
     assert "secret" not in answer.text
     assert api.client.get(address).status_code == 404
+
+
+def test_a_lock_of_files_that_the_spec_does_not_list_is_refused(api: InProcess) -> None:
+    good = lock(package("alpha", "1.5"))
+    line = {"text": "alpha>=1", "hashes": [str(good.packages[0].artifact.digest)]}
+    address = create(api, "listed", requirements=[line])
+    bad = replace(good.packages[0], artifact=replace(good.packages[0].artifact, digest=Digest.of(b"other")))
+    answer = api.client.put(address, content=lock(bad).to_pylock(), headers=TOML)
+    assert (answer.status_code, answer.json()["code"]) == (400, "ForeignLock")
+    assert "has none of the hashes that the spec lists behind alpha>=1" in answer.json()["detail"]
+    assert api.client.put(address, content=good.to_pylock(), headers=TOML).status_code == 201
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from mlenv.resolve.failures import (
     NoWheel,
     ProjectNotFound,
     ResolutionFailed,
+    UnlistedFile,
     VersionConflict,
 )
 from mlenv.resolve.index_http import HttpFetcher
@@ -122,6 +123,52 @@ def test_takes_the_best_wheel_for_the_target(index: PackageIndex, asker: Asker) 
     assert chosen(Target(Platform("linux", "arm64"), "3.11", Glibc(2, 36))) == "py3-none-any.whl"
     assert chosen(Target(Platform("darwin", "arm64"), "3.11")) == "cp311-cp311-macosx_12_0_arm64.whl"
     assert chosen(Target(Platform("windows", "amd64"), "3.8")) == "py3-none-any.whl"
+
+
+def _listed(index: PackageIndex, request: ResolveRequest, *filenames: str) -> ResolveRequest:
+    """The request, whose first line lists the hashes of these files."""
+    hashes = tuple(sorted(str(Digest.of(index.data(each))) for each in filenames))
+    return replace(request, requirements=(replace(request.requirements[0], hashes=hashes), *request.requirements[1:]))
+
+
+@pytest.mark.parametrize("html", [False, True])
+def test_takes_the_wheel_whose_hash_is_listed(index: PackageIndex, asker: Asker, html: bool) -> None:
+    index.html = html
+    plain = index.wheel("fast", "1", files={"fast/plain.py": ""})
+    best = index.wheel("fast", "1", tag="cp311-cp311-manylinux_2_31_x86_64", files={"fast/best.py": ""})
+    for listed, taken in (((plain,), plain), ((best, plain), best)):
+        found = asker.resolve(_listed(index, asker.request("fast"), *listed))
+        assert found.packages[0].artifact.filename == taken
+
+
+def test_refuses_a_wheel_whose_hash_is_not_listed(index: PackageIndex, asker: Asker) -> None:
+    wheel = index.wheel("fast", "1")
+    older = index.wheel("fast", "0.9", files={"fast/older.py": ""})
+    index.wheel("app", "1", requires=["fast"])
+    failure = asker.fail(_listed(index, asker.request("fast", "app"), older))
+    assert isinstance(failure, UnlistedFile)
+    got = Digest.of(index.data(wheel))
+    assert str(failure) == (
+        f"conda.yml:5: fast: {wheel} is what runs on the target, and has none of the hashes that are listed: it is {got}"
+    )
+    assert (failure.project, failure.filename, failure.digest) == ("fast", wheel, str(got))
+    # A bound may list hashes, too, and holds for what is only needed by others.
+    bound = Requirement("fast", Origin("bounds.txt", 2), (str(Digest.of(index.data(older))),))
+    failure = asker.fail(replace(asker.request("app"), constraints=(bound,)))
+    assert isinstance(failure, UnlistedFile)
+    assert "bounds.txt:2" in str(failure)
+    found = asker.resolve(replace(asker.request("app"), constraints=(replace(bound, hashes=(str(got),)),)))
+    assert found.packages[1].artifact.digest == got
+
+
+def test_builds_only_source_whose_hash_is_listed(index: PackageIndex, asker: Asker) -> None:
+    source = index.source("fuse", "3.0", files=_buildable("fuse-3.0"))
+    other = index.source("other", "1.0", files=_SETUP)
+    request = replace(asker.request("fuse"), allow_source=frozenset({"fuse"}))
+    failure = asker.fail(_listed(index, request, other))
+    assert isinstance(failure, UnlistedFile)
+    assert (failure.filename, failure.digest) == (source, str(Digest.of(index.data(source))))
+    assert len(asker.resolve(_listed(index, request, source)).built) == 1
 
 
 def test_asks_for_sizes_that_the_index_does_not_tell(index: PackageIndex, asker: Asker) -> None:

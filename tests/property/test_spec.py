@@ -24,7 +24,10 @@ from mlenv.core.spec import (
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=12)
 origins = st.builds(Origin, words, st.integers(1, 10_000))
-requirements = st.builds(Requirement, words, st.none() | origins)
+hashes = st.lists(st.integers(0, 2**256 - 1), max_size=2, unique=True).map(
+    lambda numbers: tuple(sorted(f"sha256:{number:064x}" for number in numbers))
+)
+requirements = st.builds(Requirement, words, st.none() | origins, hashes)
 some = st.lists(requirements, max_size=4).map(tuple)
 indexes = st.builds(Index, words, st.none() | words, st.lists(words, max_size=2).map(tuple), st.booleans())
 plain = st.recursive(
@@ -111,7 +114,7 @@ def test_every_change_has_a_difference(spec: Spec, key: str, value: str) -> None
 def test_where_lines_stand_does_not_count(spec: Spec) -> None:
     moved = replace(
         spec,
-        requirements=tuple(Requirement(each.text, Origin("other", 7)) for each in spec.requirements)
+        requirements=tuple(replace(each, origin=Origin("other", 7)) for each in spec.requirements)
         if spec.requirements is not None
         else None,
         conda=replace(spec.conda, text="# a comment") if spec.conda else None,

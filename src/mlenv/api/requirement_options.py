@@ -21,11 +21,13 @@ _VALUED: Final = frozenset(
 )  # fmt: skip
 _INCLUDES: Final = frozenset(["-r", "--requirement", "-c", "--constraint"])
 _FLAGS: Final = frozenset(["--pre", "--no-index", "--prefer-binary", "--require-hashes", "--process-dependency-links"])
+#: What pip takes for `--hash`, and how many digits each has ("Secure installs", pip documentation).
+_HASHES: Final = {"sha256": 64, "sha384": 96, "sha512": 128}
 _IGNORED: Final = {
     "--trusted-host": "certificates are always checked; add the authority to the system's trust store instead",
     "--use-feature": "it is pip's own",
-    "--hash": "the lock has hashes of its own",
-    "--require-hashes": "the lock has hashes of its own",
+    "--hash": "it belongs behind a requirement",
+    "--require-hashes": "the lock has a hash for every file",
     "--global-option": "source builds take no options",
     "--install-option": "source builds take no options",
     "--config-settings": "source builds take no options",
@@ -72,6 +74,22 @@ def split_options(line: str, place: Place) -> tuple[str, list[tuple[str, str]]]:
             )
         options.append((name, value))
     return body, options
+
+
+def listed_hash(value: str, place: Place, findings: Findings) -> str | None:
+    """
+    The value of `--hash`, as a requirement keeps it; None, and a warning, for one that locks have not.
+
+    Raises:
+        InvalidLine: It is none.
+    """
+    algorithm, _, digits = value.partition(":")
+    if not re.fullmatch(f"[0-9a-fA-F]{{{_HASHES.get(algorithm, 0)}}}", digits) or algorithm not in _HASHES:
+        raise InvalidLine("not a hash", place, found=repr(value), expected="sha256: and 64 hexadecimal digits")
+    if algorithm != "sha256":
+        findings.warn(place, f"--hash={algorithm}:{digits[:8]}… is ignored: locks have sha256, and no {algorithm}")
+        return None
+    return f"sha256:{digits.lower()}"
 
 
 def index_name(url: str, taken: set[str]) -> str:

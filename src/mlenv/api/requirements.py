@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mlenv.api.files import Read, read_text, shown
 from mlenv.api.problems import Findings, InvalidLine, Place
 from mlenv.api.requirement_line import check_requirement
-from mlenv.api.requirement_options import Options, split_options
+from mlenv.api.requirement_options import Options, listed_hash, split_options
 from mlenv.core.spec import PUBLIC, Requirement, Sources
 from mlenv.errors import InvalidInput
 
@@ -93,16 +94,20 @@ class RequirementsReader:
         try:
             body, options = split_options(line, place)
             editable = False
+            hashes = set()
             for name, value in options:
                 if name in {"-r", "--requirement", "-c", "--constraint"}:
                     self._include(value, place, constraint=constraint or "c" in name[:3])
                 elif name in {"-e", "--editable"}:
                     body, editable = value, True
+                elif name == "--hash" and body:
+                    hashes.add(listed_hash(value, place, self._findings))
                 else:
                     self._options.take(name, value, place, alone=not body)
             if body:
                 requirement = check_requirement(body, place, self._findings, editable=editable, constraint=constraint)
-                (self._constraints if constraint else self._requirements).append(requirement)
+                listed = tuple(sorted(each for each in hashes if each is not None))
+                (self._constraints if constraint else self._requirements).append(replace(requirement, hashes=listed))
         except InvalidInput as problem:
             self._findings.add(problem)
 

@@ -116,6 +116,7 @@ _FACTS: Final[Mapping[type[MlenvError], Mapping[str, Mapping[str, _Codec]]]] = {
         "PackageNotFound": {"renamed_to": _MAYBE, "near": _TEXTS, "elsewhere": _TEXTS} | _PROJECT,
         "NoSuchVersion": {"nearest": _TEXTS} | _PROJECT,
         "NotYetUploaded": _PROJECT,
+        "UnlistedFile": {"filename": _TEXT, "digest": _MAYBE} | _PROJECT,
         "NotForPlatform": {"platforms": _TEXTS} | _PROJECT,
         "ShadowedByChannel": {"channel": _TEXT} | _PROJECT,
         "MissingVirtualPackage": {"offered": _MAYBE} | _PROJECT,

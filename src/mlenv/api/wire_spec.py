@@ -36,10 +36,15 @@ class _Part(BaseModel):
 
 
 class RequirementBody(_Part):
-    """One line that asks for a package; `origin` is the file, as its user named it, and the line in it."""
+    """
+    One line that asks for a package.
+
+    `origin` is the file, as its user named it, and the line in it; `hashes` are those of the files that it may bring, sorted.
+    """
 
     text: Line
     origin: tuple[Line, Annotated[int, Field(ge=0, le=10_000_000)]] | None = None
+    hashes: Annotated[list[Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]], Field(max_length=_MANY)] = []
 
 
 class IndexBody(_Part):
@@ -197,9 +202,11 @@ class _SpecChecker:
 
     def _requirements(self, path: str, lines: tuple[Requirement, ...], *, constraint: bool = False) -> None:
         for number, line in enumerate(lines):
+            place = Place(f"{path}[{number}]")
+            if line.hashes and line.hashes != tuple(sorted(set(line.hashes))):
+                self._fault(f"{path}[{number}].hashes", "not sorted, each once")
             if is_plain(line.text):
                 continue
-            place = Place(f"{path}[{number}]")
             try:
                 kept = check_requirement(line.text, place, Findings(), constraint=constraint)
                 if kept.text != line.text:

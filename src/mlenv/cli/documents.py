@@ -120,7 +120,7 @@ def _spec(spec: Spec) -> dict[str, Any]:
 
 
 def _texts(requirements: Iterable[Requirement]) -> list[str]:
-    return [each.text for each in requirements]
+    return [each.line for each in requirements]
 
 
 def _route(route: Route) -> dict[str, Any]:

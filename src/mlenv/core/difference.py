@@ -78,7 +78,7 @@ def _text(value: str | None) -> list[str]:
 def _requirements(requirements: tuple[Requirement, ...] | None) -> list[str]:
     if requirements is None:
         return []
-    return [each.text for each in requirements] or ["(none)"]
+    return [each.line for each in requirements] or ["(none)"]
 
 
 def _sources(sources: Sources) -> list[str]:

@@ -281,7 +281,7 @@ def without_origins(spec: Spec) -> Spec:
     """The same spec, without where its lines stood in the user's own files."""
 
     def bare(lines: tuple[Requirement, ...]) -> tuple[Requirement, ...]:
-        return tuple(Requirement(each.text) for each in lines)
+        return tuple(replace(each, origin=None) for each in lines)
 
     conda: CondaFile | None = None
     if spec.conda is not None:

@@ -28,16 +28,25 @@ class Requirement(Struct, frozen=True):
     Attributes:
         text: A PEP 508 requirement, a conda match spec, or a direct URL, without credentials.
         origin: Where it stands. It does not count when two requirements are compared.
+        hashes: Of the files that it may bring, as in `sha256:…`, sorted (`--hash` of pip); empty: of any.
     """
 
     text: str
     origin: Origin | None = None
+    hashes: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """All of it, as pip reads it."""
+        return " ".join((self.text, *(f"--hash={each}" for each in self.hashes)))
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.text}" if self.origin else self.text
 
     def __eq__(self, other: object) -> bool:
-        return self.text == other.text if isinstance(other, Requirement) else NotImplemented
+        if not isinstance(other, Requirement):
+            return NotImplemented
+        return self.text == other.text and self.hashes == other.hashes
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -301,14 +310,16 @@ def is_deeper(data: object, levels: int) -> bool:
 def _to_plain(value: object, *, origins: bool) -> Any:
     """Structs as dicts, tuples as lists; None, False and empty fields left out (an empty tuple is kept by `_keep`)."""
     if isinstance(value, Requirement):
-        if not origins or value.origin is None:
-            return {"text": value.text}
-        return {"text": value.text, "origin": [value.origin.file, value.origin.line]}
+        plain: dict[str, Any] = {"text": value.text}
+        if origins and value.origin is not None:
+            plain["origin"] = [value.origin.file, value.origin.line]
+        if value.hashes:
+            plain["hashes"] = list(value.hashes)
+        return plain
     if isinstance(value, CondaFile):
         if not origins:
             return {"document": value.document}
-        plain = _fields(value, origins=origins)
-        return plain
+        return _fields(value, origins=origins)
     if isinstance(value, Digest):
         return str(value)
     if isinstance(value, BuildContext) and value.digest is not None and not origins:
@@ -333,7 +344,10 @@ def _fields(value: Struct, *, origins: bool) -> dict[str, Any]:
 
 
 def _requirements(data: Any) -> tuple[Requirement, ...]:
-    return tuple(Requirement(each["text"], Origin(*each["origin"]) if "origin" in each else None) for each in data)
+    return tuple(
+        Requirement(each["text"], Origin(*each["origin"]) if "origin" in each else None, tuple(each.get("hashes", ())))
+        for each in data
+    )
 
 
 def _build(data: Mapping[str, Any]) -> BuildContext:

@@ -9,6 +9,7 @@ Why there is no answer: one leaf per kind, culprit first, in the user's own line
         ├── NoSuchVersion         the project has no such version
         ├── NotYetUploaded        it was not there at the `as_of` day
         ├── NoVersionForPython    another Python would do
+        ├── UnlistedFile          its file has none of the hashes that the user lists
         ├── NoWheel               only source, which must be allowed; or wheels for other systems only
         └── BuildFailed           source that was allowed, and does not build
     Unavailable
@@ -116,6 +117,21 @@ class NoVersionForPython(ResolutionFailed):
     project: str = ""
     python: str = ""
     would_do: tuple[str, ...] = ()
+
+
+class UnlistedFile(ResolutionFailed):
+    """
+    What would be taken has none of the hashes that the user's lines list (`--hash`).
+
+    Attributes:
+        project: Its name.
+        filename: The file.
+        digest: Its sha256, if the index tells it.
+    """
+
+    project: str = ""
+    filename: str = ""
+    digest: str | None = None
 
 
 class NoWheel(ResolutionFailed):

@@ -15,7 +15,7 @@ from mlenv.core.spec import Requirement
 from mlenv.resolve.credentials import find_keyring, index_for
 from mlenv.resolve.diagnosis import Diagnosis
 from mlenv.resolve.explanation import Explanation
-from mlenv.resolve.failures import NoWheel
+from mlenv.resolve.failures import NoWheel, UnlistedFile
 from mlenv.resolve.index_http import HttpFetcher
 from mlenv.resolve.interface import Resolution, ResolveRequest
 from mlenv.resolve.machine_index import MachineIndex
@@ -102,6 +102,7 @@ class PipResolver:
             source = None
             if each.wheel is not None:
                 artifact = wheels[each.wheel.url]
+                _require_listed(each, each.wheel.filename, str(artifact.digest), attempt)
             else:
                 path, artifact, source = self._build(each, session, attempt, workdir, progress)
                 built[artifact.digest] = path
@@ -176,6 +177,8 @@ class PipResolver:
             failure = NoWheel(f"{found.name} {found.version} has no wheel that runs on the target", lines=lines)
             failure.projects = (found.name,)
             raise failure
+        told = found.source.sha256
+        _require_listed(found, found.source.filename, f"sha256:{told}" if told else None, attempt)
         with progress.step(f"Building {found.name} {found.version} from source"):
             path, source = build_wheel(
                 found,
@@ -241,6 +244,23 @@ def _unpinned(attempt: Attempt, names: Sequence[str], explanation: Explanation) 
 
 def _lines_of(name: str, attempt: Attempt) -> list[Requirement]:
     return [each.source for each in attempt.lines if each.name == name and not each.seed]
+
+
+def _require_listed(found: Found, filename: str, digest: str | None, attempt: Attempt) -> None:
+    """Let pass what has a hash that the user's lines list, or of which they list none. Raises `UnlistedFile`."""
+    hashes = attempt.hashes.get(found.name)
+    if hashes is None or digest in hashes:
+        return
+    bounds = [each.source for each in attempt.constraints if each.name == found.name]
+    lines = [each for each in (*_lines_of(found.name, attempt), *bounds) if each.hashes]
+    got = digest or "unknown, since the index does not tell it"
+    failure = UnlistedFile(
+        f"{lines[0]}: {filename} is what runs on the target, and has none of the hashes that are listed: it is {got}",
+        lines=lines,
+        hint="find out why: if it is what you want, list its hash, too; or name the version that the listed ones are of",
+    )
+    failure.project, failure.filename, failure.digest = found.name, filename, digest
+    raise failure
 
 
 def _tell_builds(attempt: Attempt, found: Sequence[Found], progress: Progress) -> None:

@@ -61,7 +61,7 @@ class Session:
         if not done.ok and (fault := told_disk_fault(done.err)) is not None:
             raise fault
         explanation = Explanation(done.err)
-        return Outcome(read_pylock(done.out, attempt.request.target) if done.ok else None, explanation)
+        return Outcome(read_pylock(done.out, attempt.request.target, attempt.hashes) if done.ok else None, explanation)
 
     def _ask(self, arguments: Sequence[str], directory: Path, timeout: float) -> Finished:
         """

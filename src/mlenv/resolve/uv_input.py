@@ -46,6 +46,19 @@ class Attempt(Struct, frozen=True):
     setuptools: str | None = None
     guarded: frozenset[str] = frozenset()
 
+    @property
+    def hashes(self) -> Mapping[str, frozenset[str]]:
+        """What the files of a project may have for a hash, by its name, where the user's lines and bounds list some."""
+        listed: dict[str, frozenset[str]] = {}
+        for lines in (self.lines, self.constraints):
+            together: dict[str, frozenset[str]] = {}
+            for each in lines:
+                if each.source.hashes:
+                    together[each.name] = together.get(each.name, frozenset()).union(each.source.hashes)
+            for name, hashes in together.items():
+                listed[name] = listed.get(name, hashes) & hashes
+        return listed
+
     def with_lines(self, lines: Iterable[Line]) -> "Attempt":
         """The same with other lines."""
         return replace(self, lines=tuple(lines))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -56,11 +57,21 @@ class Found(Struct, frozen=True):
     source: FoundFile | None
 
 
-def read_pylock(text: str, target: Target) -> tuple[Found, ...]:
-    """The packages, sorted by name. Raises `UnreadableAnswer`."""
+def read_pylock(
+    text: str, target: Target, hashes: Mapping[str, frozenset[str]] = MappingProxyType({})
+) -> tuple[Found, ...]:
+    """
+    The packages, sorted by name.
+
+    Args:
+        hashes: What files should have for a hash, by the name of their project: of its wheels, one of these is taken if it fits.
+
+    Raises:
+        UnreadableAnswer: It is not what uv writes.
+    """
     try:
         document = tomli.loads(text)
-        found = [_package(each, target) for each in document.get("packages", ())]
+        found = [_package(each, target, hashes) for each in document.get("packages", ())]
     except (tomli.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableAnswer(f"uv wrote a pylock.toml that can't be read: {error!r}") from error
     return tuple(sorted(found, key=lambda each: each.name))
@@ -85,7 +96,7 @@ def read_edges(text: str) -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(sorted(each)) for name, each in needs.items()}
 
 
-def _package(entry: Mapping[str, Any], target: Target) -> Found:
+def _package(entry: Mapping[str, Any], target: Target, hashes: Mapping[str, frozenset[str]]) -> Found:
     name = canonicalize_name(entry["name"])
     wheels = {file.filename: file for file in map(_file, entry.get("wheels", ()))}
     source = _file(entry["sdist"]) if "sdist" in entry else None
@@ -96,6 +107,9 @@ def _package(entry: Mapping[str, Any], target: Target) -> Found:
         else:
             source = archive
     best = best_wheel(wheels, target)
+    if name in hashes:
+        listed = [filename for filename, file in wheels.items() if f"sha256:{file.sha256}" in hashes[name]]
+        best = best_wheel(listed, target) or best
     version = entry.get("version")
     if version is None:
         raise UnreadableAnswer(f"uv found {name}, but no version of it")

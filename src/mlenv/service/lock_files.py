@@ -172,6 +172,10 @@ def why_not(lock: Lock, spec: Spec, platform: Platform) -> str | None:
     for requirement in spec.pip_requirements:
         if why := _why_not_requirement(lock, requirement):
             return why
+    for bound in spec.constraints:
+        bounded = lock.package(canonicalize_name(Pep508(bound.text).name)) if bound.hashes else None
+        if bounded is not None and (why := _why_not_hash(bounded, bound)):
+            return why
     return None
 
 
@@ -238,6 +242,13 @@ def _why_not_requirement(lock: Lock, requirement: Requirement) -> str | None:
         return f"it has no {asked.name}, which the spec asks for"
     if not asked.specifier.contains(package.version, prereleases=True):
         return f"it has {package.name} {package.version}, the spec asks for {requirement.text}"
+    return _why_not_hash(package, requirement)
+
+
+def _why_not_hash(package: LockedPackage, line: Requirement) -> str | None:
+    file = package.built_from or package.artifact
+    if line.hashes and str(file.digest) not in line.hashes:
+        return f"its {file.filename} has none of the hashes that the spec lists behind {line.text}"
     return None
 
 

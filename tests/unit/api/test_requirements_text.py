@@ -8,7 +8,7 @@ from mlenv.api.files import no_files
 from mlenv.api.problems import CredentialInUrl, FileProblem, Findings, InvalidDefinition, InvalidLine, Place
 from mlenv.api.requirement_line import check_requirement, is_plain
 from mlenv.api.requirements import Requirements, parse_requirements
-from mlenv.core.spec import Index, Origin
+from mlenv.core.spec import Index, Origin, Requirement
 
 
 def read(text: str, file: str = "requirements.txt") -> tuple[Requirements, Findings]:
@@ -55,12 +55,36 @@ def test_options_become_sources_and_policy() -> None:
     assert "--trusted-host is ignored" in findings.warnings[0]
 
 
-def test_hashes_are_dropped_and_said() -> None:
-    found, findings = read("numpy==2.1.0 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n")
-    assert [each.text for each in found.requirements] == ["numpy==2.1.0"]
+def test_hashes_stay_with_their_requirement() -> None:
+    one, two = f"sha256:{'a' * 64}", f"sha256:{'1B' * 32}"
+    found, findings = read(f"numpy==2.1.0 \\\n    --hash={one} \\\n    --hash {two} --hash={one}\nsix\n")
+    assert not findings.problems
+    assert not findings.warnings
+    assert [(each.text, each.hashes) for each in found.requirements] == [
+        ("numpy==2.1.0", (two.lower(), one)),
+        ("six", ()),
+    ]
+    assert found.requirements[0].line == f"numpy==2.1.0 --hash={two.lower()} --hash={one}"
+    assert read(found.requirements[0].line)[0].requirements == found.requirements[:1]
+    assert found.requirements[0] != Requirement("numpy==2.1.0")
+
+
+def test_what_no_lock_has_for_a_hash_is_said() -> None:
+    found, findings = read(f"six --hash=sha512:{'0' * 128}\n--hash=sha256:{'0' * 64}\n")
+    assert [each.hashes for each in found.requirements] == [()]
     assert findings.warnings == (
-        "requirements.txt:1:1: --hash behind a requirement is ignored: the lock has hashes of its own",
+        "requirements.txt:1:1: --hash=sha512:00000000… is ignored: locks have sha256, and no sha512",
+        "requirements.txt:2:1: --hash is ignored: it belongs behind a requirement",
     )
+
+
+@pytest.mark.parametrize(
+    "value", ["sha256:00", f"md5:{'0' * 32}", "0" * 64, f"sha256:{'0' * 63}g", f"sha384:{'0' * 64}", "sha256"]
+)
+def test_what_is_no_hash_is_refused(value: str) -> None:
+    problem = fault(f"six\nnumpy --hash={value}\n")
+    assert "requirements.txt:2" in str(problem)
+    assert f"not a hash; found {value!r}, expected sha256: and 64 hexadecimal digits" in str(problem)
 
 
 def test_files_include_files(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ LATER = datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
 DIGEST = Digest.of(b"x")
 FULL = Spec(
     image="debian:bookworm",
-    requirements=(Requirement("numpy==2.1.0", Origin("r.txt", 3)), Requirement("six")),
+    requirements=(Requirement("numpy==2.1.0", Origin("r.txt", 3)), Requirement("six", None, (f"sha256:{'0' * 64}",))),
     constraints=(Requirement("scipy<2"),),
     sources=Sources(
         Index("https://a.example.org/simple", "a"),
