@@ -107,6 +107,8 @@ class _EnvironmentReader:
         return Definition(name, spec, version, description.text if description else None, tags, self._findings.warnings)
 
     def _name(self, direct: bool) -> EnvironmentName | None:
+        if "name" not in self._fields and "name" in self._fields.misspelt:
+            return None
         if "name" not in self._fields:
             also = " If version is specified, name must be specified also." if "version" in self._fields else ""
             kind = f"; {self._mapping.place.file} says what is installed, not what it is called" if direct else ""
@@ -228,7 +230,8 @@ class _EnvironmentReader:
                 "`requirements` and `conda_file` can't be given together",
                 "put the requirements into the conda file's `pip:` section",
             )
-        if needs_image and not any(map(has, ("image", "build", "requirements", "python"))):
+        bases = {"image", "build", "requirements", "python"}
+        if needs_image and not any(map(has, bases)) and not bases & self._fields.misspelt:
             self._findings.add(
                 MissingField(
                     "Docker image or Dockerfile is required for environments",

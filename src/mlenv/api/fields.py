@@ -39,14 +39,18 @@ class Fields:
         self.mapping = mapping
         self.findings = findings
         self._path = path
-        for key in schema.get("required", ()):
-            if key not in mapping.entries:
-                findings.add(MissingField("Missing data for required field.", mapping.place, path=self.path(key)))
+        #: What is written there under another name, which is noted.
+        self.misspelt: set[str] = set()
         for key in mapping.entries:
             if key not in schema["properties"] or mapping.keys[key].kind is not Kind.STRING:
                 place = mapping.keys[key].place
                 hint = _conda_hint(key, schema["properties"]) if not path else None
-                findings.add(UnknownField(key, place, path=self.path(key), known=schema["properties"], hint=hint))
+                fault = UnknownField(key, place, path=self.path(key), known=schema["properties"], hint=hint)
+                findings.add(fault)
+                self.misspelt |= {fault.meant} if fault.meant else set()
+        for key in schema.get("required", ()):
+            if key not in mapping.entries and key not in self.misspelt:
+                findings.add(MissingField("Missing data for required field.", mapping.place, path=self.path(key)))
 
     def __contains__(self, key: str) -> bool:
         return key in self.mapping.entries

@@ -176,6 +176,20 @@ def test_faults_say_where_what_and_what_to_do(
     assert (problems[0].hint or "").startswith(hint or "")
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("name: e\nimgae: x\n", "image"),
+        ("nmae: e\nimage: x\n", "name"),
+        ("name: e\nbuilt: {path: .}\n", "build"),
+        (BASE + "indexes: [{name: a, urll: 'https://example.org'}]\n", "url"),
+    ],
+)
+def test_what_is_misspelt_is_not_missing_as_well(text: str, meant: str) -> None:
+    (problem,) = faults(text)
+    assert problem.hint == f"did you mean `{meant}`?"
+
+
 def test_all_faults_are_said_at_once() -> None:
     with pytest.raises(ExceptionGroup, match=r"4 problems in env\.yml") as caught:
         read("version: 1\nimag: x\ntags: 5\nos_type: 1\nimage: x\n")
