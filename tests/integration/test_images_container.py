@@ -2,9 +2,11 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.docker import Docker
 from support.images import LayoutBuilder, new_store
 
 from mlenv.build.compose import compose_image, environment_layer
@@ -90,6 +92,20 @@ def test_podman_loads_and_runs_it(tmp_path: Path, image: Image, store: OciLayout
         "podman", "run", "--rm", "--network=none", name, "sh", "-c", "readlink -f /opt/env/lib64 $(which python3.11)"
     )
     assert links.split() == ["/opt/env/lib", "/usr/bin/python3.11"]
+
+
+@pytest.mark.parametrize(
+    ("suite", "kind"), [("bookworm", "docker-archive"), ("trixie", "docker-archive"), ("trixie", "oci-archive")]
+)
+def test_docker_loads_and_runs_it(
+    tmp_path: Path, image: Image, store: OciLayout, suite: str, kind: str, dockers: Callable[[str], Docker]
+) -> None:
+    docker = dockers(suite)
+    name = f"mlenv-test/{kind}:1"
+    path = export_image(image, f"{kind}:{tmp_path / 'env.tar'}", store, name=name)
+    assert docker.must("load", "--quiet", "--input", str(path)).split() == ["Loaded", "image:", name]
+    found = docker.must("run", "--rm", "--network=none", name, "python", "-c", _ASK)
+    assert found.split() == ["/opt/env", "/usr", "/opt/env", "small"]
 
 
 def test_umoci_unpacks_it(tmp_path: Path, base: Image, store: OciLayout) -> None:

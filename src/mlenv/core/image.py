@@ -11,6 +11,8 @@ from mlenv.core.digest import Digest
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
+#: The annotation of which a docker whose images containerd keeps takes an image's name, in full (containerd, `images/`).
+CONTAINERD_NAME: Final = "io.containerd.image.name"
 
 
 class Descriptor(Struct, frozen=True):

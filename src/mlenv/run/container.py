@@ -16,7 +16,8 @@ from typing import IO, Any, Final
 from msgspec import Struct, field
 
 from mlenv.core.digest import Digest
-from mlenv.core.image import INDEX_TYPE, MANIFEST_TYPE, Descriptor
+from mlenv.core.image import CONTAINERD_NAME, INDEX_TYPE, MANIFEST_TYPE, Descriptor
+from mlenv.core.image_name import full_name
 from mlenv.errors import InvalidInput
 from mlenv.run.engines import ContainerEngine, EngineFailed
 
@@ -213,8 +214,7 @@ def _write_archive(
     config = f"blobs/sha256/{Digest.parse(document['config']['digest']).hex}"
     legacy = json.dumps([{"Config": config, "RepoTags": [name], "Layers": paths}]).encode()
     with tempfile.TemporaryDirectory(prefix="mlenv-") as directory, tarfile.open(fileobj=stream, mode="w|") as archive:
-        # NOTE: where containerd keeps images, it takes the name from here (containerd, `images/archive/importer.go`).
-        _write_layout(Path(directory), manifest, name, **{"io.containerd.image.name": f"docker.io/{name}"})
+        _write_layout(Path(directory), manifest, name, **{CONTAINERD_NAME: full_name(name)})
         for file in ("oci-layout", "index.json"):
             archive.add(Path(directory) / file, file)
         entry = tarfile.TarInfo("manifest.json")
