@@ -103,6 +103,7 @@ def test_docker_loads_and_runs_it(
     docker = dockers(suite)
     name = f"mlenv-test/{kind}:1"
     path = export_image(image, f"{kind}:{tmp_path / 'env.tar'}", store, name=name)
+    name = name if kind == "docker-archive" else f"localhost/{name}"
     assert docker.must("load", "--quiet", "--input", str(path)).split() == ["Loaded", "image:", name]
     found = docker.must("run", "--rm", "--network=none", name, "python", "-c", _ASK)
     assert found.split() == ["/opt/env", "/usr", "/opt/env", "small"]

@@ -14,7 +14,7 @@ from mlenv.build.interface import Blobs
 from mlenv.build.unpacking import CHUNK, open_unpacked
 from mlenv.core.digest import Digest
 from mlenv.core.image import CONTAINERD_NAME, INDEX_TYPE, Descriptor, Image, encode
-from mlenv.core.image_name import full_name
+from mlenv.core.image_name import local_name
 from mlenv.core.layer import MTIME
 from mlenv.core.progress import Progress, Silent
 from mlenv.errors import Conflict, InvalidInput
@@ -135,7 +135,7 @@ class _TarWriter:
 
 def _write_oci(image: Image, tar: _TarWriter, blobs: Blobs, name: str | None, advance: _Advance) -> None:
     """An OCI layout in a tar (image-layout.md)."""
-    annotations = {"org.opencontainers.image.ref.name": name, CONTAINERD_NAME: full_name(name)} if name else {}
+    annotations = {"org.opencontainers.image.ref.name": name, CONTAINERD_NAME: local_name(name)} if name else {}
     entry = Descriptor(image.manifest.media_type, image.manifest.digest, image.manifest.size, annotations)
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry.to_dict()]}
     tar.small("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')

@@ -32,6 +32,16 @@ def is_file_source(text: str) -> bool:
     return text.startswith(_TRANSPORTS)
 
 
+def local_name(name: str) -> str:
+    """The name in full of an image that is on no registry: `localhost/train:1`, as podman has it, unless it has a host."""
+    return full_name(name if _has_host(name) else f"localhost/{name}")
+
+
+def _has_host(name: str) -> bool:
+    first, slash, _ = name.partition("/")
+    return bool(slash) and (re.search(r"[.:]", first) is not None or first == "localhost")
+
+
 def full_name(text: str) -> str:
     """
     The name in full: `debian:bookworm` is `docker.io/library/debian:bookworm`, `x/y` is `docker.io/x/y:latest`.
@@ -40,9 +50,8 @@ def full_name(text: str) -> str:
     `localhost`. A digest is kept as it is.
     """
     name, at, digest = text.partition("@")
-    first, slash, _ = name.partition("/")
-    if not slash or not (re.search(r"[.:]", first) or first == "localhost"):
-        name = f"{_DEFAULT_HOST}/{name}" if slash else f"{_DEFAULT_HOST}/library/{name}"
+    if not _has_host(name):
+        name = f"{_DEFAULT_HOST}/{name}" if "/" in name else f"{_DEFAULT_HOST}/library/{name}"
     if not at and ":" not in name.rpartition("/")[2]:
         name += ":latest"
     return name + at + digest
