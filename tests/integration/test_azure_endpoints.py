@@ -2,9 +2,10 @@
 
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from support.azure import AzureError, Client, azure_client
+from support.azure import OLDEST, AzureError, Client, azure_client
 from support.server import Server, run_server
 
 _WORKSPACE = (
@@ -66,6 +67,23 @@ def test_an_endpoint_and_its_deployment_come_back_as_they_were(client: Client) -
     assert found[6].endswith("/environments/train/versions/1")
     assert found[7:10] == [{"c": "d"}, {"X": "1"}, "iris-one"]
     assert found[10:] == ["default", "Standard_DS3_v2", 1]
+
+
+def test_older_clients_get_what_they_deploy(client: Client, server: Server, tmp_path: Path) -> None:
+    with azure_client(server, tmp_path, version=OLDEST) as older:
+        found = _run(
+            older,
+            """
+            endpoint("iris-older")
+            made = deploy("iris-older", "blue")
+            again = deploy("iris-older", "blue", tags={"a": "b"})
+            result = [made.name, made.provisioning_state, made.environment, again.tags]
+            """,
+        )
+    assert isinstance(found, list)
+    assert found[:2] == ["blue", "Succeeded"]
+    assert found[2].endswith("/environments/train/versions/1")
+    assert found[3] == {"a": "b"}
 
 
 def test_lists_and_deletes(client: Client) -> None:

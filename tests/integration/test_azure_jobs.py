@@ -127,6 +127,41 @@ def test_code_is_uploaded_once(place: Place) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("name", ["a#b", "a%20b", "a b?c", "ünï"])
+def test_code_comes_from_directories_of_any_name(place: Place, name: str) -> None:
+    directory = place.directory / name
+    directory.mkdir()
+    (directory / "said.txt").write_text(f"words of {name}")
+    found = place.run(
+        """
+        job = submit("cat said.txt", "bare:1", code=source)
+        result = [follow(job.name), client.jobs.get(job.name).status]
+        """,
+        source=str(directory),
+    )
+    assert isinstance(found, list)
+    assert f"words of {name}" in found[0]
+    assert found[1] == "Completed"
+
+
+def test_code_whose_files_are_not_there_is_refused_or_fails(place: Place) -> None:
+    with place.server.client() as http:
+        pending = http.post(f"{_WORKSPACE}/codes/empty/versions/1/startPendingUpload", json={}).json()
+        uri = f"{pending['blobReferenceForConsumption']['blobUri']}/nothing"
+        refused = http.put(f"{_WORKSPACE}/codes/empty/versions/1", json={"properties": {"codeUri": uri}})
+        assert refused.status_code == 400
+        assert "nothing was uploaded to" in refused.json()["error"]["message"]
+        assert http.get(f"{_WORKSPACE}/codes/empty/versions/1").status_code == 404
+        # A container of nobody, or of another namespace, is not looked into; the job says so.
+        other = uri.replace(uri.split("/blobs/")[1].split("/")[0], f"azureml-upload-{'0' * 32}-{'1' * 16}")
+        made = http.put(f"{_WORKSPACE}/codes/other/versions/1", json={"properties": {"codeUri": other}})
+        assert made.status_code == 201
+        properties = {"jobType": "Command", "command": "ls", "environmentId": "bare:1", "codeId": made.json()["id"]}
+        assert http.put(f"{_WORKSPACE}/jobs/no-code", json={"properties": properties}).status_code == 201
+    with pytest.raises(AzureError, match="the code is not on this server"):
+        place.run('follow("no-code")')
+
+
 def test_a_job_that_fails_raises_what_it_says(place: Place) -> None:
     with pytest.raises(AzureError) as caught:
         place.run('follow(submit("echo before the fall; sleep 2; exit 7", "bare:1").name)')

@@ -100,6 +100,23 @@ def test_a_build_context_is_uploaded_once_and_can_be_fetched(azure: Client, serv
         assert client.get(f"{uri}Dockerfile").status_code == 401
 
 
+@pytest.mark.parametrize("name", ["c t x", "a#b", "a%20b"])
+def test_a_context_comes_from_directories_of_any_name(azure: Client, server: Server, tmp_path: Path, name: str) -> None:
+    context = _context(tmp_path / name, unique=secrets.token_hex(8))
+    made = azure.run(
+        """
+        made = client.environments.create_or_update(Environment(name="odd", build=BuildContext(path=path)))
+        result = [made.version, made.build.path]
+        """,
+        path=str(context),
+    )
+    assert made[1].endswith(f"/{name}/")
+    with server.client() as client:
+        answer = client.post(f"/api/v1/workspaces/default/environments/odd/versions/{made[0]}/locks/linux/amd64")
+    assert answer.status_code == 200, answer.text
+    assert 'dockerfile = "Dockerfile"' in answer.text
+
+
 def test_what_a_registered_version_is_built_of_does_not_change(azure: Client, server: Server, tmp_path: Path) -> None:
     context = _context(tmp_path / "ctx", unique=secrets.token_hex(8))
     uri = azure.run(

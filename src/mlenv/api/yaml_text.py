@@ -7,6 +7,7 @@ what Azure's client reads by (yaml.org/type, "repository of language-independent
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,6 +55,7 @@ _RESOLUTION: Final = (
     ),
     (Kind.DATE, re.compile(r"\d{4}-\d\d-\d\d|\d{4}-\d\d?-\d\d?(?:[Tt]|[ \t]+)\d\d?:\d\d:\d\d(?:\.\d*)?.{0,12}")),
 )
+_DATE: Final = re.compile(r"(\d{4})-(\d\d?)-(\d\d?)(?:(?:[Tt]|[ \t]+)(\d\d?):(\d\d):(\d\d).*)?")
 _TRUE: Final = frozenset(["yes", "true", "on"])
 _TAGS: Final = {
     "str": Kind.STRING,
@@ -237,6 +239,13 @@ class _Composer:
             if known is None:
                 raise InvalidSyntax(f"the tag {event.tag!r} is not one that a definition can have", place)
             kind = known
+        if not _is_one(event.value, kind):
+            # What reads it later, such as Azure's client, fails on it without a word of where.
+            raise InvalidSyntax(
+                f"{event.value[:60]!r} is not {kind}, but looks like it or is said to be",
+                place,
+                hint="put it in quotes",
+            )
         scalar = Scalar(_characters(event.value, place), kind, place)
         self._counted(scalar, place)
         return scalar
@@ -288,6 +297,21 @@ class _Composer:
             if not isinstance(each, YamlMap):
                 raise InvalidSyntax(f"`<<` takes a mapping or a list of mappings; found {describe(each)}", each.place)
         return [each for each in sources if isinstance(each, YamlMap)]
+
+
+def _is_one(text: str, kind: Kind) -> bool:
+    """Whether a scalar has a value of its type: `2024-13-45` and `!!int x` have none (yaml.org/type)."""
+    if kind is Kind.DATE:
+        parts = _DATE.fullmatch(text)
+        try:
+            return parts is not None and bool(datetime(*(int(each) for each in parts.groups() if each)))  # type: ignore[arg-type]
+        except ValueError:
+            return False
+    if kind is Kind.INTEGER:
+        return resolve(text) is kind and text.replace("_", "").lstrip("+-") not in {"0b", "0x"}
+    if kind is Kind.FLOAT:
+        return resolve(text) in {Kind.FLOAT, Kind.INTEGER}
+    return kind is not Kind.BOOLEAN or resolve(text) is kind
 
 
 def _characters(text: str, place: Place) -> str:

@@ -19,6 +19,11 @@ _CONTAINER: Final = re.compile(
 )
 
 
+_ADDRESS: Final = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://[^/]+/(?:[^/]+/)*?blobs/(?P<container>[^/]+)/(?P<path>.+)", re.DOTALL
+)
+
+
 class InvalidPath(InvalidInput):
     """A path that no file can have."""
 
@@ -93,6 +98,17 @@ def scope_of(container: str) -> str | None:
         return None
     digits = (match["own"] or match["of"]).replace("-", "")
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def upload_at(address: str) -> tuple[str, str] | None:
+    """
+    Container and path of what was uploaded to an address: `https://HOST/…/blobs/CONTAINER/PATH`; None if it is none.
+
+    The path is taken as it stands: Azure's client puts the names of directories there as they are, so that `#`, `?` and
+    `%20` are a part of them.
+    """
+    match = _ADDRESS.fullmatch(address)
+    return (match["container"], match["path"]) if match else None
 
 
 def check_path(path: str) -> str:

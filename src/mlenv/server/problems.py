@@ -197,7 +197,7 @@ def _of_validation(error: RequestValidationError) -> Problem:
     for each in list(error.errors())[:_MOST]:
         place, *rest = map(str, each["loc"]) if each["loc"] else ("",)
         path = "" if each["type"] == "json_invalid" else _path(each["loc"][1:])
-        message = each["msg"]
+        message = each["msg"] + (": put it in quotes" if each["type"] == "string_type" else "")
         if each["type"] == "json_invalid":
             message = f"not JSON, at character {rest[0] if rest else 0}: {each.get('ctx', {}).get('error', '')}"
         faults.append(Fault(message, place, path))

@@ -14,7 +14,7 @@ from mlenv.build.context import ContextLimits, PackedContext, pack_directory, pa
 from mlenv.build.interface import Blobs, ImageNames
 from mlenv.core.dockerfile import Dockerfile, ImageUse, parse_dockerfile
 from mlenv.core.environment import EnvironmentVersion
-from mlenv.core.files import FileNotHere, scope_of
+from mlenv.core.files import FileNotHere, scope_of, upload_at
 from mlenv.core.image import Image
 from mlenv.core.lock import Lock, LockedBase, LockedContext
 from mlenv.core.platform import Platform, Target
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 #: What resolves the images of a Dockerfile, as a lock says it.
 RESOLVER: Final = "dockerfile"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_UPLOADED: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]+/(?:.*/)?blobs/(?P<container>[^/]+)/(?P<path>[^?#]+)")
 _ARGUMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FILES: Final = 100_000
 #: Secrets shorter than this are not looked for in the log: every other line would have them.
@@ -331,10 +330,10 @@ class ContextBuilds:
 
     def _uploaded(self, uri: str, dockerfile: str) -> "Digest":
         """What was uploaded to this namespace: an archive of ours, or a directory file by file."""
-        match = _UPLOADED.fullmatch(uri)
-        if match is None or self._uploads is None or scope_of(match["container"]) != self._uploads[1]:
+        place = upload_at(uri)
+        if place is None or self._uploads is None or scope_of(place[0]) != self._uploads[1]:
             raise ContextNotHere(uri, "is neither a directory here nor an upload to this namespace")
-        container, path = match["container"], match["path"]
+        container, path = place
         files = self._uploads[0]()
         if not path.endswith("/"):
             try:

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -21,7 +20,7 @@ from msgspec.structs import asdict
 from mlenv.core.assets import AssetKind
 from mlenv.core.audit import Author
 from mlenv.core.disk_faults import disk_fault
-from mlenv.core.files import lasting_container
+from mlenv.core.files import lasting_container, upload_at
 from mlenv.core.jobs import Job, JobEnded, JobStatus
 from mlenv.core.redact import redact
 from mlenv.core.scope import Scope, ScopeKey
@@ -182,9 +181,13 @@ def _code(job: Job, services: "WorkServices") -> Iterator[tuple[str, Path]]:
     if job.request.code is None:
         return
     asset = services.assets.get(AssetKind.CODE, *job.request.code)
-    container, directory = code_place(str(asset.document.get("codeUri", "")))
+    uri = str(asset.document.get("codeUri", ""))
+    container, directory = code_place(uri)
+    file = None
     for file in services.files.tree(container, directory):
         yield file.path.removeprefix(directory), services.files.content(file)
+    if file is None:
+        raise NoCode(uri)
 
 
 def code_place(uri: str) -> tuple[str, str]:
@@ -194,12 +197,10 @@ def code_place(uri: str) -> tuple[str, str]:
     Raises:
         NoCode: It is elsewhere.
     """
-    path = unquote(urlsplit(uri).path)
-    _, found, rest = path.partition("/blobs/")
-    container, _, directory = rest.partition("/")
-    if not found or not container:
+    place = upload_at(uri)
+    if place is None or not place[1].strip("/"):
         raise NoCode(uri)
-    return container, directory.rstrip("/") + "/" if directory.strip("/") else ""
+    return place[0], place[1].strip("/") + "/"
 
 
 def _scope(hosted: "Hosting", key: str) -> Scope:

@@ -8,7 +8,9 @@ from starlette.responses import JSONResponse, Response
 
 from mlenv.core.access import Operation
 from mlenv.core.assets import Asset, AssetKind, check_asset_name
+from mlenv.core.redact import redact
 from mlenv.core.reference import parse_version
+from mlenv.errors import InvalidInput
 from mlenv.server.azure.addresses import PROVIDER, WORKSPACE, azure_router
 from mlenv.server.azure.bodies import Body, Texts
 from mlenv.server.azure.door import azure_opened
@@ -22,6 +24,15 @@ CODE: Final = f"{WORKSPACE}/codes/{{name}}"
 VERSION: Final = f"{CODE}/versions/{{version}}"
 Reading = Annotated[Services, azure_opened(Operation.ASSET_READ)]
 Writing = Annotated[Services, azure_opened(Operation.ASSET_WRITE)]
+
+
+class NothingUploaded(InvalidInput):
+    """Code whose files never came."""
+
+    hint = "upload the files first, then register them"
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(f"properties.codeUri: nothing was uploaded to {redact(uri)[:500]!r}")
 
 
 class CodeProperties(Body):
@@ -99,6 +110,9 @@ def put_version(request: Request, services: Writing, name: str, version: str, bo
     """Register code that was uploaded: 201 if it is new, 200 if it was there."""
     sent = body.properties
     found = _Hash.of(sent)
+    place = uploaded(request, services.scope, sent.code_uri)
+    if place is not None and not services.files.page(*place, limit=1):
+        raise NothingUploaded(sent.code_uri)
     saved = services.assets.put(
         AssetKind.CODE,
         name,
@@ -107,7 +121,6 @@ def put_version(request: Request, services: Writing, name: str, version: str, bo
         lookup=_lookup(found.hash, found.version) if found else None,
         archived=bool(sent.is_archived),
     )
-    place = uploaded(request, services.scope, sent.code_uri)
     if saved.new and place is not None and is_lasting(services.scope, place[0]):
         services.files.seal(*place)
     return JSONResponse(_document(services, saved.asset), 201 if saved.new else 200)

@@ -23,7 +23,7 @@ from mlenv.server.azure.bodies import BuildBody, InferenceBody, VersionPropertie
 SPEC_PROPERTY: Final = "mlenv.spec"
 _CONDA: Final = Path("condaFile")
 _PLACE: Final = Place("properties")
-_CONTEXT: Final = re.compile(r"(?i)(?:https?|ftps?)://\S+")
+_CONTEXT: Final = re.compile(r"(?i)(?:https?|ftps?)://.+")
 
 
 class InvalidContext(InvalidInput):
@@ -114,6 +114,8 @@ def _context(given: BuildBody) -> BuildContext:
     if has_credentials(uri):
         raise InvalidContext(uri, "credentials can't be kept in a definition")
     dockerfile = (given.dockerfile_path or "").lstrip("/")
+    if not dockerfile.isprintable():
+        raise InvalidInput(f"properties.build.dockerfilePath: not a path: {dockerfile[:500]!r}")
     return BuildContext(uri, dockerfile) if dockerfile else BuildContext(uri)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Query, Request, Response
 
@@ -84,7 +85,19 @@ def put_deployment(
         elsewhere=elsewhere(request, services.scope),
     )
     response.status_code = 201 if saved.new else 200
+    # NOTE: clients up to 1.34 read an answer that is final twice, and fail the second time. So it is told where to ask
+    # whether it is done; they ask at once, and get the deployment once more.
+    path = quote(f"{services.scope.address}/onlineEndpoints/{endpoint}/deployments/{deployment}/operation")
+    response.headers["Azure-AsyncOperation"] = f"{base_of(request)}{path}"
+    response.headers["Retry-After"] = "1"
     return _deployment(services, saved.asset)
+
+
+@router.get(f"{_DEPLOYMENT}/operation")
+def get_operation(endpoint: str, deployment: str, services: _Reading) -> dict[str, str]:
+    """Whether a deployment is registered. It is, as soon as its registration was answered."""
+    services.assets.get(AssetKind.DEPLOYMENT, f"{endpoint}/{deployment}")
+    return {"status": "Succeeded"}
 
 
 @router.get(_DEPLOYMENT)

@@ -3,11 +3,10 @@
 import secrets
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from mlenv.core.files import lasting_container, scope_of, temporary_container
+from mlenv.core.files import lasting_container, scope_of, temporary_container, upload_at
 from mlenv.core.scope import Scope
 from mlenv.server.azure.addresses import base_of
 from mlenv.server.azure.door import known_caller
@@ -44,14 +43,14 @@ def uploaded(request: Request, scope: Scope, uri: str) -> tuple[str, str] | None
     Returns:
         The container, and the directory's path with `/` at its end; None if the address is none of this namespace's.
     """
-    base, parts = urlsplit(base_of(request)), urlsplit(uri)
-    start = f"{base.path}/blobs/"
-    if parts.netloc.lower() != base.netloc.lower() or not parts.path.startswith(start):
+    found = upload_at(uri) if _host(uri) == _host(base_of(request)) else None
+    if found is None or scope_of(found[0]) != scope.id or not found[1].strip("/"):
         return None
-    container, _, path = parts.path.removeprefix(start).partition("/")
-    if scope_of(container) != scope.id or not path.strip("/"):
-        return None
-    return container, path.strip("/") + "/"
+    return found[0], found[1].strip("/") + "/"
+
+
+def _host(uri: str) -> str:
+    return uri.partition("://")[2].partition("/")[0].lower()
 
 
 def is_lasting(scope: Scope, container: str) -> bool:

@@ -26,6 +26,23 @@ class NothingThere(NotFound):
         super().__init__(f"there is no {kind} {name[:200]!r}, or none that you may see")
 
 
+class NoComputes(NotFound):
+    """Clients ask for a compute before they send jobs of several steps."""
+
+    hint = "send a command job: the compute that it names is not looked at"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no compute {name[:200]!r}: command jobs run on the server's own workers, and no other jobs are run"
+        )
+
+
+@router.get(f"{WORKSPACE}/computes/{{name}}")
+def get_compute(services: Annotated[Services, azure_opened(Operation.SCOPE_READ)], name: str) -> dict[str, Any]:
+    """There is none."""
+    raise NoComputes(name)
+
+
 @router.get(WORKSPACE)
 def get_workspace(
     request: Request, services: Annotated[Services, azure_opened(Operation.SCOPE_READ)]
