@@ -13,7 +13,7 @@ from mlenv.core.environment import EnvironmentVersion, View
 from mlenv.core.jobs import Job, JobRequest, JobRun, JobStatus, expand
 from mlenv.core.reference import Reference
 from mlenv.core.scope import ScopeKey
-from mlenv.errors import Conflict, MlenvError, NotFound
+from mlenv.errors import Conflict, InvalidInput, MlenvError, NotFound
 from mlenv.service.assets import Assets, Elsewhere, InvalidAsset
 from mlenv.service.builds import LOG_GRACE, LogState
 
@@ -48,6 +48,15 @@ class JobExists(Conflict):
     def __init__(self, name: str) -> None:
         super().__init__(f"a job with the name {name!r} exists already and cannot be changed")
         self.name = name
+
+
+class MissingCode(InvalidInput):
+    """A job refers to code that is not there."""
+
+    hint = "upload the code first, or refer to code that is there"
+
+    def __init__(self, missing: AssetNotFound) -> None:
+        super().__init__(str(missing))
 
 
 class Submitted(Struct, frozen=True):
@@ -92,14 +101,16 @@ class Jobs:
             environment: The version it is to run in.
 
         Raises:
-            MissingEnvironment: There is no such version.
-            AssetNotFound: There is no such code.
+            MissingEnvironment, MissingCode: There is no such version, or no such code.
             InvalidName, InvalidAsset, UnknownInput: It can't be run as it is.
             JobExists: There is a job of that name that does something else.
         """
         self._check(request)
         if request.code is not None:
-            self._assets.get(AssetKind.CODE, *request.code)
+            try:
+                self._assets.get(AssetKind.CODE, *request.code)
+            except AssetNotFound as error:
+                raise MissingCode(error) from error
         written, version = self._assets.environment(environment, elsewhere)
         other = elsewhere(environment) if elsewhere is not None else None
         request = replace(request, environment=written, namespace=self._scope if other is None else other.scope.key)

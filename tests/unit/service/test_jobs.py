@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from mlenv.core.assets import AssetNotFound
 from mlenv.core.audit import Author
 from mlenv.core.environment import Definition, View
 from mlenv.core.jobs import Job, JobEnded, JobRequest, JobRun, JobStatus, UnknownInput, expand
@@ -17,7 +16,7 @@ from mlenv.core.scope import Scope, ScopeKey, ScopeKind
 from mlenv.core.spec import Spec
 from mlenv.errors import Forbidden
 from mlenv.service.assets import InvalidAsset, MissingEnvironment
-from mlenv.service.jobs import JobExists, Jobs, log_id
+from mlenv.service.jobs import JobExists, Jobs, MissingCode, log_id
 from mlenv.wiring.hosted import Hosted, InScope
 from mlenv.work.job_child import NoCode, code_place
 from mlenv.work.job_run import UnsafePath, place_code
@@ -120,7 +119,7 @@ def test_many_who_submit_one_job_make_one(jobs: Jobs, queue: Queue) -> None:
 def test_what_is_not_there_or_makes_no_sense_is_refused(jobs: Jobs, queue: Queue) -> None:
     with pytest.raises(MissingEnvironment):
         jobs.create(_request(), Reference.parse("bare:2"))
-    with pytest.raises(AssetNotFound):
+    with pytest.raises(MissingCode):
         jobs.create(JobRequest("job-1", "echo", "", "", code=("none", "1")), _BARE)
     with pytest.raises(InvalidName):
         jobs.create(_request("a:b"), _BARE)
