@@ -20,7 +20,8 @@ _CONTAINER: Final = re.compile(
 
 
 _ADDRESS: Final = re.compile(
-    r"[A-Za-z][A-Za-z0-9+.-]*://[^/]+/(?:[^/]+/)*?blobs/(?P<container>[^/]+)/(?P<path>.+)", re.DOTALL
+    r"[A-Za-z][A-Za-z0-9+.-]*://[^/]+/(?:[^/]+/)*?blobs/(?P<container>[^/]+)/(?P<path>.+?)(?:\?(?:[^/?]+&)?sig=[^/?]*)?",
+    re.DOTALL,
 )
 
 
@@ -105,7 +106,7 @@ def upload_at(address: str) -> tuple[str, str] | None:
     Container and path of what was uploaded to an address: `https://HOST/…/blobs/CONTAINER/PATH`; None if it is none.
 
     The path is taken as it stands: Azure's client puts the names of directories there as they are, so that `#`, `?` and
-    `%20` are a part of them.
+    `%20` are a part of them. A signature behind it (`?sv=…&sig=…`) is left out.
     """
     match = _ADDRESS.fullmatch(address)
     return (match["container"], match["path"]) if match else None

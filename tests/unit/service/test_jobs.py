@@ -266,8 +266,11 @@ def test_code_stays_in_its_place(tmp_path: Path, names: list[str]) -> None:
 
 
 def test_code_is_found_by_its_address() -> None:
-    assert code_place("https://127.0.0.1:1/blobs/box/a/b%20c/") == ("box", "a/b c/")
-    assert code_place("https://127.0.0.1:1/base/blobs/box/a?sig=1") == ("box", "a/")
+    assert code_place("https://127.0.0.1:1/blobs/box/a/b%20c/") == ("box", "a/b%20c/")
+    assert code_place("https://127.0.0.1:1/blobs/box/a#b/c?d/") == ("box", "a#b/c?d/")
+    assert code_place("https://127.0.0.1:1/blobs/box/a/blobs/b/c") == ("box", "a/blobs/b/c/")
+    for signature in ("?sig=1", "?sv=2022-11-02&sr=c&sig=a%2Fb%3D"):
+        assert code_place(f"https://127.0.0.1:1/base/blobs/box/a{signature}") == ("box", "a/")
     for elsewhere in ("https://example.org/code", "azureml://x", "", "/blobs/"):
         with pytest.raises(NoCode):
             code_place(elsewhere)
