@@ -158,6 +158,17 @@ def test_docker_pulls_a_version_and_it_is_what_was_locked(here: Here, docker: Do
     assert json.loads(checked.stdout)["drift"] is False
 
 
+def test_a_version_runs_in_docker(here: Here, docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in docker.environment.items():
+        monkeypatch.setenv(variable, value)
+    # Without podman, which would come first.
+    monkeypatch.setenv("PATH", str(docker.bin))
+    code = "import alpha, os; print(alpha.VALUE, os.getcwd()); raise SystemExit(7)"
+    done = here.world.run("run", "train:1", "--engine", "container", "--", "python", "-c", code)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.split() == ["43", str(here.world.directory)]
+
+
 def test_docker_without_a_token_pulls_nothing(here: Here, docker: Docker) -> None:
     docker.must("logout", here.host)
     done = docker.call("pull", f"{here.host}/default/train:1")

@@ -84,6 +84,12 @@ class ContainerEngine(Struct, frozen=True):
     version: str
     here: Surroundings
 
+    @property
+    def reads_zstd(self) -> bool:
+        """Whether it takes layers that are compressed with zstd. docker does since 23.0 (its release notes)."""
+        major = self.version.partition(".")[0]
+        return self.name != "docker" or not major.isdigit() or int(major) >= 23
+
     def call(self, arguments: list[str], *, what: str, timeout: float, directory: Path | None = None) -> str:
         """
         Run the client, and return what it prints.

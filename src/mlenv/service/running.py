@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from mlenv.core.digest import Digest
 from mlenv.core.environment import EnvironmentVersion
 from mlenv.core.image_name import name_of_version
+from mlenv.core.layer import Compression
 from mlenv.core.lock import Lock
 from mlenv.core.locking import LockOptions
 from mlenv.core.platform import Platform
@@ -228,8 +229,10 @@ class Running:
 
         engine = self._container_engine()
         platform = Platform("linux", self._host_platform.architecture)
-        built = self._building().build(version, platform, options=options.lock, progress=progress)
-        self._building().bring(built.image, progress)
+        building = self._building()
+        compression = building.compression if engine.reads_zstd else Compression.GZIP
+        built = building.build(version, platform, compression=compression, options=options.lock, progress=progress)
+        building.bring(built.image, progress)
         with progress.step(f"Loading the image into {engine.name}"):
             name = f"mlenv/{name_of_version(version.name, version.version)}"
             image = load_image(engine, self._blob_directory, built.image.manifest, name=name)

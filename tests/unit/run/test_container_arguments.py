@@ -22,6 +22,19 @@ def _engine(name: str, **facts: object) -> ContainerEngine:
     return ContainerEngine(name, f"/usr/bin/{name}", "5.0", structs.replace(_USER, **facts))
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "reads"),
+    [
+        ("docker", "20.10.24+dfsg1", False),
+        ("docker", "23.0.1", True),
+        ("docker", "master", True),
+        ("podman", "4.3.1", True),
+    ],
+)
+def test_old_dockers_read_no_zstd(name: str, version: str, reads: bool) -> None:
+    assert structs.replace(_engine(name), version=version).reads_zstd is reads
+
+
 def test_podman_of_a_user() -> None:
     assert run_arguments(_engine("podman"), _RUN) == [
         *("/usr/bin/podman", "run", "--rm", "--interactive", "--network=host"),
