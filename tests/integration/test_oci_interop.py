@@ -124,6 +124,16 @@ def _digest_in(layout: Path, wanted: str) -> str:
     return str(found)
 
 
+def no_drift(here: Here, directory: Path, python: str) -> None:
+    """What a command that starts an interpreter finds installed is what was locked."""
+    wrapper = directory / "python"
+    wrapper.write_text(f'#!/bin/sh\nexec {python} "$@"\n')
+    wrapper.chmod(0o755)
+    checked = here.world.run("check", "--python", str(wrapper))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert json.loads(checked.stdout)["drift"] is False
+
+
 def test_podman_pulls_a_version_and_it_is_what_was_locked(here: Here, tmp_path: Path) -> None:
     for reference in ("train:1", "train:latest", "train:production", f"train@{here.digest}"):
         must("podman", "pull", "--quiet", *here.flags, f"{here.host}/default/{reference}")
@@ -131,12 +141,7 @@ def test_podman_pulls_a_version_and_it_is_what_was_locked(here: Here, tmp_path: 
     assert must("podman", "image", "inspect", "--format", "{{.Digest}}", image).strip() == here.digest
     code = "import alpha, sys; print(alpha.VALUE, sys.prefix)"
     assert must("podman", "run", "--rm", "--network=none", image, "python", "-c", code).split() == ["43", "/opt/env"]
-    wrapper = tmp_path / "python"
-    wrapper.write_text(f'#!/bin/sh\nexec podman run --rm -i --network=none {image} python "$@"\n')
-    wrapper.chmod(0o755)
-    checked = here.world.run("check", "--python", str(wrapper))
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert json.loads(checked.stdout)["drift"] is False
+    no_drift(here, tmp_path, f"podman run --rm -i --network=none {image} python")
 
 
 def test_docker_pulls_a_version_and_it_is_what_was_locked(here: Here, docker: Docker, tmp_path: Path) -> None:
@@ -150,12 +155,7 @@ def test_docker_pulls_a_version_and_it_is_what_was_locked(here: Here, docker: Do
     code = "import alpha, sys; print(alpha.VALUE, sys.prefix)"
     assert docker.must(*run, "-c", code).split() == ["43", "/opt/env"]
     variables = " ".join(f"{name}={value}" for name, value in docker.environment.items())
-    wrapper = tmp_path / "python"
-    wrapper.write_text(f'#!/bin/sh\nexport {variables}\nexec docker {" ".join(run)} "$@"\n')
-    wrapper.chmod(0o755)
-    checked = here.world.run("check", "--python", str(wrapper))
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert json.loads(checked.stdout)["drift"] is False
+    no_drift(here, tmp_path, f"env {variables} docker {' '.join(run)}")
 
 
 def test_a_version_runs_in_docker(here: Here, docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:

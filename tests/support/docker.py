@@ -25,6 +25,7 @@ import platformdirs
 import pytest
 
 from mlenv.file_lock import FileLock
+from support.processes import end
 
 #: What is unpacked of a suite, with all that it depends on.
 _PACKAGES = {"bookworm": ("docker.io",), "trixie": ("docker.io", "docker-cli", "docker-buildx")}
@@ -130,12 +131,7 @@ class Docker:
 
     def stop(self) -> None:
         """End the service with all that it runs."""
-        self.process.terminate()
-        try:
-            self.process.wait(_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process, _TIMEOUT)
 
     def _run(self, program: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(

@@ -21,6 +21,8 @@ from typing import Any
 
 import httpx
 
+from support.processes import end
+
 #: The one account that a registry with a password knows. The registry takes bcrypt only, which Python has not.
 USER = "builder"
 PASSWORD = "registry-secret"
@@ -91,12 +93,7 @@ class OciRegistry:
 
     def stop(self) -> None:
         """End the process."""
-        self.process.terminate()
-        try:
-            self.process.wait(_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process, _TIMEOUT)
 
     def _answers(self) -> bool:
         try:

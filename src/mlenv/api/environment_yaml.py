@@ -107,9 +107,9 @@ class _EnvironmentReader:
         return Definition(name, spec, version, description.text if description else None, tags, self._findings.warnings)
 
     def _name(self, direct: bool) -> EnvironmentName | None:
-        if "name" not in self._fields and "name" in self._fields.misspelt:
-            return None
         if "name" not in self._fields:
+            if "name" in self._fields.misspelt:
+                return None
             also = " If version is specified, name must be specified also." if "version" in self._fields else ""
             kind = f"; {self._mapping.place.file} says what is installed, not what it is called" if direct else ""
             self._findings.add(

@@ -1,7 +1,7 @@
 """The resolver for pip's world: uv, asked for a target, and what is around it."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -98,11 +98,12 @@ class PipResolver:
             step.note(quantity(len(found), "package"))
         packages, built = [], {}
         requested = {each.name for each in lines if not each.seed}
+        hashes = attempt.hashes
         for each in found:
             source = None
             if each.wheel is not None:
                 artifact = wheels[each.wheel.url]
-                _require_listed(each, each.wheel.filename, str(artifact.digest), attempt)
+                _require_listed(each, each.wheel.filename, str(artifact.digest), hashes, attempt)
             else:
                 path, artifact, source = self._build(each, session, attempt, workdir, progress)
                 built[artifact.digest] = path
@@ -178,7 +179,7 @@ class PipResolver:
             failure.projects = (found.name,)
             raise failure
         told = found.source.sha256
-        _require_listed(found, found.source.filename, f"sha256:{told}" if told else None, attempt)
+        _require_listed(found, found.source.filename, f"sha256:{told}" if told else None, attempt.hashes, attempt)
         with progress.step(f"Building {found.name} {found.version} from source"):
             path, source = build_wheel(
                 found,
@@ -246,10 +247,11 @@ def _lines_of(name: str, attempt: Attempt) -> list[Requirement]:
     return [each.source for each in attempt.lines if each.name == name and not each.seed]
 
 
-def _require_listed(found: Found, filename: str, digest: str | None, attempt: Attempt) -> None:
-    """Let pass what has a hash that the user's lines list, or of which they list none. Raises `UnlistedFile`."""
-    hashes = attempt.hashes.get(found.name)
-    if hashes is None or digest in hashes:
+def _require_listed(
+    found: Found, filename: str, digest: str | None, hashes: Mapping[str, frozenset[str]], attempt: Attempt
+) -> None:
+    """Let pass what has a hash that the attempt's lines list, or of which they list none. Raises `UnlistedFile`."""
+    if found.name not in hashes or digest in hashes[found.name]:
         return
     bounds = [each.source for each in attempt.constraints if each.name == found.name]
     lines = [each for each in (*_lines_of(found.name, attempt), *bounds) if each.hashes]

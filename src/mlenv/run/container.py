@@ -24,6 +24,8 @@ from mlenv.run.engines import ContainerEngine, EngineFailed
 #: Seconds in which an image must be loaded.
 _LOAD_TIMEOUT: Final = 1800
 _ASK_TIMEOUT: Final = 60
+#: The name of an image in an OCI layout (image-spec, annotations.md).
+_REF_NAME: Final = "org.opencontainers.image.ref.name"
 #: Variables that a client, or the programme loader, looks at itself.
 _STEERING: Final = re.compile(
     r"(PATH|HOME|TMPDIR|USER|LOGNAME|LANG|DBUS_.*|LC_.*|LD_.*|XDG_.*|DOCKER_.*|BUILDAH_.*|PODMAN_.*|CONTAINER.*|REGISTRY_.*"
@@ -145,7 +147,7 @@ def _load_by_podman(engine: ContainerEngine, blobs: Path, manifest: Descriptor, 
             # NOTE: podman makes a name of the path that it is given, and refuses one that can't be a name.
             layout = Path(directory) / f"mlenv-{config.hex[:12]}"
             layout.mkdir()
-            _write_layout(layout, manifest, "image")
+            _write_layout(layout, manifest, {_REF_NAME: "image"})
             (layout / "blobs").symlink_to(blobs.resolve(), target_is_directory=True)
             engine.call(
                 ["pull", "--quiet", f"oci:{layout.name}:image"],
@@ -193,14 +195,14 @@ def _id_in_docker(engine: ContainerEngine, config: Digest, manifest: Digest) -> 
     return None
 
 
-def _write_layout(directory: Path, manifest: Descriptor, name: str, **annotations: str) -> None:
-    """`oci-layout` and `index.json` (image-spec, image-layout.md) for one image; annotations are besides the name."""
+def _write_layout(directory: Path, manifest: Descriptor, names: Mapping[str, str]) -> None:
+    """`oci-layout` and `index.json` (image-spec, image-layout.md) for one image, whose names are annotations."""
     (directory / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
     entry = {
         "mediaType": MANIFEST_TYPE,
         "digest": str(manifest.digest),
         "size": manifest.size,
-        "annotations": {"org.opencontainers.image.ref.name": name, **annotations},
+        "annotations": dict(names),
     }
     (directory / "index.json").write_text(
         json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]})
@@ -214,7 +216,7 @@ def _write_archive(
     config = f"blobs/sha256/{Digest.parse(document['config']['digest']).hex}"
     legacy = json.dumps([{"Config": config, "RepoTags": [name], "Layers": paths}]).encode()
     with tempfile.TemporaryDirectory(prefix="mlenv-") as directory, tarfile.open(fileobj=stream, mode="w|") as archive:
-        _write_layout(Path(directory), manifest, name, **{CONTAINERD_NAME: full_name(name)})
+        _write_layout(Path(directory), manifest, {_REF_NAME: name, CONTAINERD_NAME: full_name(name)})
         for file in ("oci-layout", "index.json"):
             archive.add(Path(directory) / file, file)
         entry = tarfile.TarInfo("manifest.json")

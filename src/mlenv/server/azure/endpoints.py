@@ -87,10 +87,10 @@ def put_deployment(
     response.status_code = 201 if saved.new else 200
     # NOTE: clients up to 1.34 read an answer that is final twice, and fail the second time. So it is told where to ask
     # whether it is done; they ask at once, and get the deployment once more.
-    path = quote(f"{services.scope.address}/onlineEndpoints/{endpoint}/deployments/{deployment}/operation")
-    response.headers["Azure-AsyncOperation"] = f"{base_of(request)}{path}"
+    document = _deployment(services, saved.asset)
+    response.headers["Azure-AsyncOperation"] = f"{base_of(request)}{quote(document['id'])}/operation"
     response.headers["Retry-After"] = "1"
-    return _deployment(services, saved.asset)
+    return document
 
 
 @router.get(f"{_DEPLOYMENT}/operation")
