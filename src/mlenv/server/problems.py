@@ -197,7 +197,9 @@ def _of_validation(error: RequestValidationError) -> Problem:
     for each in list(error.errors())[:_MOST]:
         place, *rest = map(str, each["loc"]) if each["loc"] else ("",)
         path = "" if each["type"] == "json_invalid" else _path(each["loc"][1:])
-        message = each["msg"] + (": put it in quotes" if each["type"] == "string_type" else "")
+        message = each["msg"]
+        if each["type"] == "string_type" and isinstance(each.get("input"), int | float):
+            message += ": put it in quotes"
         if each["type"] == "json_invalid":
             message = f"not JSON, at character {rest[0] if rest else 0}: {each.get('ctx', {}).get('error', '')}"
         faults.append(Fault(message, place, path))

@@ -212,3 +212,11 @@ def test_a_value_that_no_database_takes_is_the_callers_fault() -> None:
     problem = problem_of(UnstorableValue("name has a NUL character"))
     assert problem is not None
     assert (problem.status, "NUL" in problem.detail) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"), [(3.9, ": put it in quotes"), (5, ": put it in quotes"), (None, ""), ({}, "")]
+)
+def test_a_number_in_the_place_of_a_text_is_told_to_want_quotes(given: object, hint: str) -> None:
+    said = {"type": "string_type", "loc": ("body", "tags", "Python"), "msg": "not a string", "input": given}
+    assert _document(_problem(RequestValidationError([said])))["detail"] == f"body tags.Python: not a string{hint}"
